@@ -1,0 +1,57 @@
+"""What the command lines share: one-line errors, exit codes, Ctrl-C, JSON and progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pipeline.spec.errors import BadRequest, PipelineError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose refusals are one line and end with the next thing to type."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            BadRequest: always.
+        """
+        raise BadRequest(message, then=f"see {self.prog} --help")
+
+
+def parser(prog: str, description: str) -> Parser:
+    """A parser with the options that every command has."""
+    made = Parser(prog=prog, description=description, allow_abbrev=False)
+    made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    made.add_argument("--quiet", action="store_true", help="no progress, results only")
+    return made
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command and turn what it raises into one line on stderr and an exit code.
+
+    With ``--json`` the error is a JSON object on stdout, too.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return command(args)
+    except PipelineError as error:
+        if "--json" in args:
+            emit({"error": str(error), "exit_code": error.exit_code})
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept; repeat the command to go on",
+              file=sys.stderr)
+        return INTERRUPTED
+
+
+def emit(value: Any) -> None:
+    """Print a JSON object on one line."""
+    print(json.dumps(value), flush=True)

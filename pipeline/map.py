@@ -1,0 +1,89 @@
+"""``python -m pipeline.map``: an area and a sensor in, a verified map out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import cli
+from pipeline.mapping import MapPlan, make_map, make_request, plan_map
+from pipeline.spec.errors import PartialMap
+from pipeline.spec.manifest import RunManifest
+from pipeline.spec.request import DEVICES
+from pipeline.spec.tasks import TASKS
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Options of the command line."""
+    p = cli.parser("python -m pipeline.map", "Map an area from the satellite sensors there are.")
+    p.add_argument("--aoi", required=True, metavar="FILE|W,S,E,N",
+                   help="GeoJSON or GeoPackage, or bounds in degrees; a file may carry catalog, "
+                   "task, period and checkpoint in its properties")
+    p.add_argument("--sensor", default="auto", metavar="KEY|auto|LIST",
+                   help="s1, s2, l8; auto = best a tile; s2,s1 = in that order (default auto)")
+    p.add_argument("--task", metavar="|".join(TASKS), help="default cropland")
+    p.add_argument("--period", metavar="YYYY-MM[:YYYY-MM]",
+                   help="last month, or the whole period; default: the last complete season")
+    p.add_argument("--catalog", metavar="C",
+                   help="planetary-computer, earth-search, an API URL, a catalog.json or a "
+                   ".parquet of items (default planetary-computer)")
+    p.add_argument("--checkpoint", metavar="PATH|NAME", help="default: the task's own")
+    p.add_argument("--out", metavar="DIR", help="default: maps/AOI-TASK-SENSOR-MONTH")
+    p.add_argument("--tile-size", type=int, default=512, metavar="N",
+                   help="pixels; changes memory, never a pixel (default 512)")
+    p.add_argument("--device", default="auto", metavar="|".join(DEVICES))
+    p.add_argument("--dry-run", action="store_true", help="print the plan, read no pixel")
+    p.add_argument("--resume", action="store_true", help="go on with the run that is in --out")
+    return p.parse_args(argv)
+
+
+def command(argv: Sequence[str]) -> int:
+    """Carry out one command line; returns its exit code."""
+    args = parse(argv)
+    request = make_request(
+        args.aoi, args.sensor, task=args.task, period=args.period, catalog=args.catalog,
+        checkpoint=args.checkpoint, out=args.out, tile_px=args.tile_size, device=args.device,
+    )
+    if args.dry_run:
+        plan = plan_map(request)
+        cli.emit(plan.to_json()) if args.json else print(plan_table(plan))
+        return 0
+    manifest = make_map(request, resume=args.resume, progress=not args.quiet)
+    report = manifest.to_json()
+    report["out"] = str(request.out)
+    cli.emit(report) if args.json else print(summary(manifest, request.out))
+    if manifest.failed:
+        raise PartialMap(
+            f"{len(manifest.failed)} of {len(manifest.tiles)} tiles failed, the first: "
+            f"{manifest.failed[0].key}: {manifest.failed[0].reason}",
+            then="repeat the command with --resume to complete the map",
+        )
+    return 0
+
+
+def plan_table(plan: MapPlan) -> str:
+    """The plan as text, a line a tile."""
+    lines = [f"refused {key}: {why}" for key, why in plan.refused.items()]
+    lines += [f"{'tile':<22}reason"]
+    lines += [f"{row.sheet.name + '/' + row.tile.name:<22}{row.reason}" for row in plan.rows]
+    return "\n".join(lines)
+
+
+def summary(manifest: RunManifest, out: Path) -> str:
+    """What was made, in the few lines a user wants."""
+    sensors: dict[str, int] = {}
+    for tile in manifest.tiles:
+        for key, pixels in tile.mapped_px.items():
+            sensors[key] = sensors.get(key, 0) + pixels
+    shares = ", ".join(f"{k} {v / max(manifest.mapped_px, 1):.1%}" for k, v in sensors.items() if v)
+    lines = [f"map      {out / name}" for name in manifest.files if name.endswith("map.tif")]
+    lines += [f"preview  {out / 'preview.png'}", f"manifest {out / 'manifest.json'}"]
+    lines += [f"refused  {key}: {why}" for key, why in manifest.refused.items()]
+    lines += [f"mapped   {manifest.mapped_share:.1%} of the area ({shares})"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(command))

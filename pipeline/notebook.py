@@ -1,0 +1,177 @@
+"""``open_cube`` and ``map_area``: what a notebook needs, lazily, with CRS and attributes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rasterio
+import rioxarray
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from pipeline.data.aoi import Aoi, read_aoi
+from pipeline.data.load import open_composite
+from pipeline.data.search import search
+from pipeline.spec.errors import BadRequest
+from pipeline.spec.grid import utm_epsg, utm_zone, window
+from pipeline.spec.sensors import sensor as sensor_of
+from pipeline.spec.timeline import parse_period
+
+CHUNK_PX = 512
+
+
+def open_cube(
+    aoi: str | Path,
+    sensor: str,
+    period: str,
+    *,
+    catalog: str | None = None,
+    bands: tuple[str, ...] | None = None,
+    resolution: int | None = None,
+    loader: str = "odc",
+) -> xr.Dataset:
+    """Monthly composites of one sensor over an area, lazily.
+
+    Args:
+        aoi: path of a GeoJSON or GeoPackage, or ``W,S,E,N``.
+        sensor: ``s1``, ``s2`` or ``l8``.
+        period: ``YYYY-MM:YYYY-MM``, or one month.
+        catalog: short name, API URL, catalog.json or .parquet; default: the AOI file's own, else
+            Planetary Computer.
+        bands: names; default: all that every source found gives.
+        resolution: pixel size in metres; default: the sensor's finest.
+        loader: ``odc`` or ``stackstac``.
+
+    Returns:
+        Dask-backed dataset in the UTM zone of the area's centre: ``x`` (time, band, y, x)
+        float32, reflectance or dB, NaN for gaps, and ``count`` (time, y, x) valid observations.
+
+    Raises:
+        BadRequest: an argument is wrong.
+        DataTrouble: nothing found, or the catalogue cannot be read.
+    """
+    from pipeline.mapping import DEFAULT_CATALOG
+
+    kind = sensor_of(sensor)
+    timeline = parse_period(period, None)
+    area = read_aoi(str(aoi))
+    where = catalog or area.defaults.get("catalog") or DEFAULT_CATALOG
+    items = search(where, sensor, area.geometry, timeline)
+    grid = _one_grid(area, resolution or min(b.resolution_m for b in kind.bands))
+    return open_composite(
+        items, grid, bands or items.bands(), timeline, chunk_px=CHUNK_PX, loader=loader
+    )
+
+
+def map_area(
+    aoi: str | Path,
+    sensor: str = "auto",
+    *,
+    task: str | None = None,
+    period: str | None = None,
+    catalog: str | None = None,
+    checkpoint: str | Path | None = None,
+    out: str | Path | None = None,
+    tile_size: int = 512,
+    device: str = "auto",
+    resume: bool = False,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Map an area, as ``python -m pipeline.map`` does, and open the result lazily.
+
+    Args:
+        aoi, sensor, task, period, catalog, checkpoint, out, tile_size, device, resume: as on the
+            command line.
+        progress: show a progress bar.
+
+    Returns:
+        Dask-backed dataset with ``map``, ``confidence``, ``sensor`` and ``observations``
+        (y, x) as stored, with CRS, nodata and class attributes. An area in several UTM zones is
+        shown on the grid of the largest sheet (nearest neighbour); the files keep their own.
+        ``attrs["manifest"]`` is the path of the manifest.
+
+    Raises:
+        BadRequest, DataTrouble: as on the command line. Failed tiles do not raise: see
+            ``attrs["failed_tiles"]``.
+    """
+    from pipeline.mapping import make_map, make_request
+
+    request = make_request(
+        str(aoi), sensor, task=task, period=period, catalog=catalog,
+        checkpoint=str(checkpoint) if checkpoint else None, out=str(out) if out else None,
+        tile_px=tile_size, device=device,
+    )
+    manifest = make_map(request, resume=resume, progress=progress)
+    layers = {
+        name: _open_layer(sorted(request.out / f for f in manifest.files if Path(f).stem == name
+                                 and f.endswith(".tif")))
+        for name in ("map", "confidence", "sensor", "observations")
+    }
+    result = xr.Dataset({k: v.rename(k) for k, v in layers.items()})
+    result.attrs = {
+        "title": request.task.title, "period": str(request.timeline),
+        "mapped_share": manifest.mapped_share, "failed_tiles": len(manifest.failed),
+        "manifest": str(request.out / "manifest.json"),
+    }
+    return result
+
+
+def _open_layer(paths: list[Path]) -> xr.DataArray:
+    """One layer of all sheets, on the grid of the largest."""
+    chunks = {"x": CHUNK_PX, "y": CHUNK_PX}
+    if len(paths) == 1:
+        return _array(rioxarray.open_rasterio(paths[0], chunks=chunks))
+    largest = max(paths, key=_pixels)
+    with rasterio.open(largest) as src:
+        crs, pixel = src.crs, src.res[0]
+    bounds = [_bounds_in(path, crs) for path in paths]
+    union = (min(b[0] for b in bounds), min(b[1] for b in bounds),
+             max(b[2] for b in bounds), max(b[3] for b in bounds))
+    grid = window(union, crs.to_epsg(), int(pixel))
+    parts = [_array(rioxarray.open_rasterio(_warped(path, grid), chunks=chunks)) for path in
+             sorted(paths, key=lambda p: p != largest)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.where(merged != merged.rio.nodata, part.data)
+    return merged.rio.write_nodata(parts[0].rio.nodata).assign_attrs(parts[0].attrs)
+
+
+def _array(opened: Any) -> xr.DataArray:
+    return opened.squeeze("band", drop=True)
+
+
+def _warped(path: Path, grid: GeoBox) -> WarpedVRT:
+    return WarpedVRT(
+        rasterio.open(path), crs=grid.crs.to_wkt(), transform=grid.affine, width=grid.shape.x,
+        height=grid.shape.y, resampling=Resampling.nearest,
+    )
+
+
+def _pixels(path: Path) -> int:
+    with rasterio.open(path) as src:
+        return int(src.width * src.height)
+
+
+def _bounds_in(path: Path, crs: Any) -> tuple[float, float, float, float]:
+    with rasterio.open(path) as src:
+        to = Transformer.from_crs(src.crs, crs, always_xy=True)
+        return to.transform_bounds(*src.bounds)
+
+
+def _one_grid(area: Aoi, pixel_m: int) -> GeoBox:
+    """A pixel-snapped grid of the whole area in the UTM zone of its centre."""
+    centre = area.geometry.centroid
+    epsg = utm_epsg(utm_zone(centre.x), centre.y >= 0)
+    to_utm = Transformer.from_crs(4326, epsg, always_xy=True)
+    west, south, east, north = area.geometry.bounds
+    if east - west > 12:
+        raise BadRequest("the area is too wide for one cube", got=f"{east - west:.1f} degrees",
+                         allowed="12 degrees", then="open it in parts")
+    return window(to_utm.transform_bounds(west, south, east, north), epsg, pixel_m)
+
+
+

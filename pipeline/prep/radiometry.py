@@ -1,0 +1,84 @@
+"""Digital numbers -> physical values, by the Source's row. One module for all sensors and archives.
+
+Optical archives give surface reflectance (unit 1), radar archives linear power: the unit that may
+be averaged (decibels may not). The mask comes first, then the offset: a valid DN may become 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.spec.source import Source
+
+# Sentinel-2 products carry BOA_ADD_OFFSET = -1000 DN from processing baseline 04.00 on
+# (ESA, Sentinel-2 Products Specification Document, issue 14.9, 2022-01-25).
+S2_OFFSET_SINCE = (4, 0)
+S2_OFFSET = -0.1
+
+
+def scaling(
+    source: Source, properties: Mapping[str, Any], asset: Mapping[str, Any]
+) -> tuple[float, float]:
+    """Scale and offset of one asset of one item: value = DN * scale + offset.
+
+    Args:
+        source: the row of the archive.
+        properties: of the item.
+        asset: the asset's fields (``raster:bands`` is read for the ``raster-bands`` rule).
+
+    Raises:
+        ValueError: the metadata that the row's rule needs is missing or malformed.
+    """
+    if source.offset_rule == "s2-baseline":
+        text = str(properties.get("s2:processing_baseline", ""))
+        try:
+            major, minor = (int(part) for part in text.split("."))
+        except ValueError:
+            raise ValueError(f"s2:processing_baseline is {text!r}, wanted NN.NN") from None
+        return source.scale, S2_OFFSET if (major, minor) >= S2_OFFSET_SINCE else 0.0
+    if source.offset_rule == "raster-bands":
+        try:
+            band = asset["raster:bands"][0]
+            return float(band["scale"]), float(band["offset"])
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise ValueError("raster:bands scale and offset are missing") from None
+    return source.scale, source.offset
+
+
+def to_physical(
+    dn: np.ndarray, source: Source, scale: np.ndarray | float, offset: np.ndarray | float
+) -> np.ndarray:
+    """Physical values of digital numbers, float32, NaN where there is no measurement.
+
+    Args:
+        dn: as stored, any shape and dtype; NaN counts as nodata.
+        source: the row of the archive.
+        scale, offset: of ``scaling``, broadcastable to ``dn``.
+
+    Returns:
+        Reflectance (unit 1) or linear backscatter power, the shape of ``dn``.
+    """
+    missing = (dn == source.nodata) | ~np.isfinite(dn)
+    value = dn.astype(np.float32)
+    if source.twos_complement:
+        value = np.where(value > 32767, value - 65536, value)
+    if source.unit == "dn20log10":
+        # dB = 20 log10(DN) + offset, hence power = DN^2 * 10^(offset / 10)
+        missing |= value <= 0
+        value = np.square(value) * np.power(10.0, np.asarray(offset, np.float32) / 10)
+    else:
+        value = value * np.asarray(scale, np.float32) + np.asarray(offset, np.float32)
+        if source.unit == "dB":
+            value = np.power(np.float32(10), value / 10)
+        elif source.unit == "linear":
+            missing |= value <= 0  # borders and noise-subtracted pixels: no logarithm exists
+    return np.where(missing, np.float32(np.nan), value.astype(np.float32))
+
+
+def to_db(power: np.ndarray) -> np.ndarray:
+    """Decibels of linear power; NaN stays NaN."""
+    with np.errstate(invalid="ignore"):
+        return (10 * np.log10(power)).astype(np.float32)

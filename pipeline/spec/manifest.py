@@ -1,0 +1,94 @@
+"""What a run did, tile by tile: the record that outlives it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["mapped", "nodata", "failed"]
+
+
+@dataclass(frozen=True)
+class TileRecord:
+    """One tile.
+
+    Attributes:
+        sheet, tile: names.
+        status: ``mapped`` (at least one pixel), ``nodata`` (nothing usable) or ``failed``.
+        sensor: that made most of the mapped pixels; empty when none did.
+        reason: why that sensor, or why nothing.
+        area_px: pixels of the tile inside the area.
+        mapped_px: of these, pixels with a value, per sensor.
+        observations: mean number of observations of the area's pixels, per sensor that was read.
+        seconds: wall time per stage.
+    """
+
+    sheet: str
+    tile: str
+    status: Status
+    sensor: str
+    reason: str
+    area_px: int
+    mapped_px: Mapping[str, int] = field(default_factory=dict)
+    observations: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.sheet}/{self.tile}"
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """The record of a run (``manifest.json``).
+
+    Attributes:
+        request: the request, as JSON.
+        card: name, sha256 and feature path of the checkpoint.
+        items: per sensor: number, fingerprint, sources, skipped items with reasons.
+        refused: sensors not used at all, with the reason.
+        tiles: one record each.
+        files: published files, relative to the manifest.
+        versions: of the code and the libraries that touch pixels.
+        started, finished: ISO 8601, UTC.
+    """
+
+    request: Mapping[str, Any]
+    card: Mapping[str, str]
+    items: Mapping[str, Mapping[str, Any]]
+    refused: Mapping[str, str]
+    tiles: tuple[TileRecord, ...]
+    files: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    started: str = ""
+    finished: str = ""
+
+    @property
+    def area_px(self) -> int:
+        return sum(t.area_px for t in self.tiles)
+
+    @property
+    def mapped_px(self) -> int:
+        return sum(sum(t.mapped_px.values()) for t in self.tiles)
+
+    @property
+    def mapped_share(self) -> float:
+        """Share of the area's pixels that have a value."""
+        return self.mapped_px / max(self.area_px, 1)
+
+    @property
+    def failed(self) -> tuple[TileRecord, ...]:
+        return tuple(t for t in self.tiles if t.status == "failed")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON object, with totals."""
+        return {
+            **dataclasses.asdict(self),
+            "totals": {
+                "area_px": self.area_px, "mapped_px": self.mapped_px,
+                "mapped_share": self.mapped_share, "tiles": len(self.tiles),
+                "failed": len(self.failed),
+            },
+        }

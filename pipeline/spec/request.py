@@ -1,0 +1,91 @@
+"""What a user asks for, validated: the frozen request of one map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.spec.errors import BadRequest
+from pipeline.spec.sensors import SENSORS
+from pipeline.spec.tasks import Task
+from pipeline.spec.timeline import Timeline, month_of
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """One map to make.
+
+    Attributes:
+        aoi: path or ``W,S,E,N`` as given.
+        sensor: ``auto``, a sensor key, or an order of preference (``s2,s1``), as given.
+        task: what to map.
+        timeline: the months.
+        catalog: short name, API URL, catalog.json or .parquet.
+        checkpoint: folder, or name of a shipped one.
+        out: folder of the results.
+        tile_px: tile size in map pixels; it changes memory, never a pixel.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    aoi: str
+    sensor: str
+    task: Task
+    timeline: Timeline
+    catalog: str
+    checkpoint: str
+    out: Path
+    tile_px: int = 512
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        sensor_order(self.sensor)
+        if not 16 <= self.tile_px <= 4096:
+            raise BadRequest("the tile size is out of range", got=self.tile_px,
+                             allowed="16 to 4096 pixels", then="try --tile-size 512")
+        if self.device not in DEVICES:
+            raise BadRequest("unknown device", got=self.device, allowed=", ".join(DEVICES),
+                             then="try --device auto")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; ``out`` and ``device`` are left out, they do not change a pixel."""
+        return {
+            "aoi": self.aoi, "sensor": self.sensor, "task": self.task.key,
+            "period": str(self.timeline), "catalog": self.catalog,
+            "checkpoint": self.checkpoint, "tile_px": self.tile_px,
+        }
+
+
+def sensor_order(text: str) -> tuple[str, ...]:
+    """Sensor keys of ``--sensor``, in order of preference; empty for ``auto``.
+
+    Raises:
+        BadRequest: an unknown or repeated key.
+    """
+    if text == "auto":
+        return ()
+    keys = tuple(part.strip() for part in text.split(","))
+    for key in keys:
+        if key not in SENSORS:
+            raise BadRequest("unknown sensor", got=key,
+                             allowed=f"{', '.join(SENSORS)}, auto, or a list such as s2,s1",
+                             then="try --sensor auto")
+    if len(set(keys)) != len(keys):
+        raise BadRequest("a sensor is listed twice", got=text, then=f"try --sensor {keys[0]}")
+    return keys
+
+
+def last_season(task: Task, latitude: float, now: datetime | None = None) -> Timeline:
+    """Timeline of the last complete season: what is mapped when no period is given.
+
+    A cropland season ends in October, south of the equator in April; fuel moisture is mapped for
+    the last complete month.
+    """
+    last = month_of(now or datetime.now(UTC)) - 1
+    if task.season_end is not None:
+        end = task.season_end if latitude >= 0 else (task.season_end + 5) % 12 + 1
+        last -= (last % 12 + 1 - end) % 12
+    return Timeline(last - task.steps + 1, task.steps)
