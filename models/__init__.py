@@ -1,0 +1,5 @@
+"""Networks and their losses: a leaf of the project (torch and the standard library only)."""
+
+from models.registry import build
+
+__all__ = ["build"]

@@ -1,0 +1,1 @@
+"""Encoders, one a file: (N, T, C) series -> (N, D) features."""

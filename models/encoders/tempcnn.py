@@ -1,0 +1,59 @@
+"""TempCNN: convolutions along time (Pelletier, Webb, Petitjean 2019, doi:10.3390/rs11050523)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+class TempCNN(nn.Module):
+    """Two temporal convolutions, one dense layer, one linear projection.
+
+    Two convolutions of 128 filters and a linear projection with 20 % dropout are MDiCo's setting
+    (arXiv:2510.19579, section 4.3 and A.1); kernel 5, batch normalisation, dropout and the dense
+    layer are Pelletier's. The paper does not place the projection's dropout: here it acts on
+    the projection's input, so that the features themselves are never partly zero.
+
+    Args:
+        channels: C of the input.
+        steps: T of the input (at least 1).
+        features: D of the output.
+        width: filters of each convolution.
+        dense: units of the dense layer.
+        kernel: of the convolutions, odd.
+        dropout: after each convolution and the dense layer.
+        projection_dropout: before the projection.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, int | float]] = {
+        "width": 128, "dense": 512, "kernel": 5, "dropout": 0.3, "projection_dropout": 0.2,
+    }
+
+    def __init__(
+        self, channels: int, steps: int, features: int, *, width: int, dense: int, kernel: int,
+        dropout: float, projection_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            *_convolution(channels, width, kernel, dropout),
+            *_convolution(width, width, kernel, dropout),
+        )
+        self.dense = nn.Sequential(
+            nn.Flatten(),  # (N, width, T) -> (N, width * T)
+            nn.Linear(width * steps, dense), nn.BatchNorm1d(dense), nn.ReLU(), nn.Dropout(dropout),
+        )
+        self.projection = nn.Sequential(nn.Dropout(projection_dropout), nn.Linear(dense, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, D)."""
+        x = self.convolutions(x.transpose(1, 2))  # (N, T, C) -> (N, C, T) -> (N, width, T)
+        return self.projection(self.dense(x))
+
+
+def _convolution(channels: int, width: int, kernel: int, dropout: float) -> list[nn.Module]:
+    return [
+        nn.Conv1d(channels, width, kernel, padding=kernel // 2),
+        nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout),
+    ]

@@ -1,0 +1,1 @@
+"""Methods to compare MDiCo with, one a file."""

@@ -1,0 +1,170 @@
+"""ItemSet: the images of one sensor that a search found, and their frozen form on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pystac
+import shapely
+from odc.geo.geobox import GeoBox
+
+from pipeline.data.sources import assets_needed, source_of
+from pipeline.spec.errors import DataTrouble
+from pipeline.spec.source import Source
+
+SCHEMA = 1
+
+# Two looks at one place from one satellite are an orbit (about 100 minutes) apart or more.
+_SAME_PASS = timedelta(minutes=30)
+
+# Footprints are straight lines in degrees where the image's edge is straight in metres: an image
+# may reach this far (degrees) beyond its stated outline. It is read anyway, and finds nothing.
+_FOOTPRINT_SLACK = 0.05
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """Images of one sensor.
+
+    Attributes:
+        sensor: sensor key.
+        catalog: what was searched (URL or path).
+        items: deduplicated, by time then id; absolute, unsigned hrefs; only assets that the
+            source table names.
+        skipped: id and reason of every image that was found and left out.
+    """
+
+    sensor: str
+    catalog: str
+    items: tuple[pystac.Item, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of what the images are (not of where their files lie)."""
+        body = [
+            [i.collection_id, i.id, i.properties,
+             sorted((k, a.href.rsplit("/", 1)[-1]) for k, a in i.assets.items())]
+            for i in self.items
+        ]
+        text = json.dumps([self.sensor, body], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """Row of the source table of each item."""
+        rows = tuple(source_of(item, self.sensor) for item in self.items)
+        return tuple(row for row in rows if row is not None)
+
+    @cached_property
+    def passes(self) -> tuple[int, ...]:
+        """Pass number of each item: neighbouring frames and tiles of one overflight share it."""
+        return pass_numbers(self.items)
+
+    def usable(self, bands: Sequence[str]) -> ItemSet:
+        """The items that have all assets that these bands (and the clear mask) need."""
+        keep, skipped = [], list(self.skipped)
+        for item, source in zip(self.items, self.sources, strict=True):
+            needed = assets_needed(source, tuple(bands))
+            if needed is None:
+                absent = [b for b in bands if b not in source.assets]
+                skipped.append((item.id, f"{source.key} has no {', '.join(absent)}"))
+            elif missing := [key for key in needed if key not in item.assets]:
+                skipped.append((item.id, f"lacks asset {', '.join(missing)}"))
+            else:
+                keep.append(item)
+        return ItemSet(self.sensor, self.catalog, tuple(keep), tuple(skipped))
+
+    def touching(self, geobox: GeoBox) -> tuple[int, ...]:
+        """Indices of the items whose footprint may overlap a window."""
+        outline = geobox.extent.to_crs("EPSG:4326", resolution=geobox.resolution.x * 100)
+        hits = shapely.intersects(self._footprints, outline.geom.buffer(_FOOTPRINT_SLACK))
+        return tuple(int(k) for k in hits.nonzero()[0])
+
+    @cached_property
+    def _footprints(self) -> Any:
+        return shapely.from_geojson([json.dumps(item.geometry) for item in self.items])
+
+
+def when(item: pystac.Item) -> datetime:
+    """Acquisition time (UTC); the middle of the period of a composite."""
+    if item.datetime is not None:
+        return item.datetime
+    common = item.common_metadata
+    start, end = common.start_datetime, common.end_datetime
+    if start is None or end is None:
+        raise ValueError(f"{item.id} has neither datetime nor start_datetime and end_datetime")
+    return start + (end - start) / 2
+
+
+def pass_numbers(items: Sequence[pystac.Item]) -> tuple[int, ...]:
+    """Pass number of each item: same platform, less than half an hour after the one before.
+
+    Relative orbits and UTC dates are not used: archives leave the first out, and an overflight
+    near the date line crosses midnight. Composites of a period are each a pass of their own.
+    """
+    order = sorted(range(len(items)), key=lambda k: (_platform(items[k]), when(items[k])))
+    numbers, number = [0] * len(items), -1
+    before: tuple[str, datetime] | None = None
+    for k in order:
+        platform, time, single = _platform(items[k]), when(items[k]), items[k].datetime is None
+        if before is None or single or before[0] != platform or time - before[1] > _SAME_PASS:
+            number += 1
+        numbers[k] = number
+        before = None if single else (platform, time)
+    return tuple(numbers)
+
+
+def _platform(item: pystac.Item) -> str:
+    properties = item.properties
+    return str(properties.get("platform") or properties.get("constellation") or "").lower()
+
+
+def freeze(path: str | os.PathLike[str], items: ItemSet) -> None:
+    """Write an ItemSet as a GeoJSON FeatureCollection, atomically. Nothing in it is signed."""
+    body = {
+        "type": "FeatureCollection",
+        "schema": SCHEMA,
+        "sensor": items.sensor,
+        "catalog": items.catalog,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "skipped": [list(pair) for pair in items.skipped],
+        "features": [i.to_dict(transform_hrefs=False) for i in items.items],
+    }
+    target = Path(path)
+    half = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        half.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        half.replace(target)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def thaw(path: str | os.PathLike[str]) -> ItemSet:
+    """The ItemSet that ``freeze`` wrote.
+
+    Raises:
+        DataTrouble: missing, truncated, or of another version.
+    """
+    try:
+        body = json.loads(Path(path).read_text(encoding="utf-8"))
+        if body["schema"] != SCHEMA:
+            raise ValueError(f"schema {body['schema']}")
+        return ItemSet(
+            body["sensor"], body["catalog"],
+            tuple(pystac.Item.from_dict(f, preserve_dict=False) for f in body["features"]),
+            tuple((str(i), str(reason)) for i, reason in body["skipped"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, pystac.STACError) as error:
+        raise DataTrouble(
+            "the frozen item list cannot be read", got=f"{path}: {error}",
+            then="delete it and run again without --resume to search anew",
+        ) from None

@@ -1,0 +1,139 @@
+"""Run store -> verified files: the COGs, previews and STAC items of all sheets, the manifest last."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import shapely
+from pyproj import Transformer
+from shapely.geometry.base import BaseGeometry
+
+from pipeline.data.files import write_json
+from pipeline.data.items import ItemSet
+from pipeline.infer.store import RunStore
+from pipeline.publish.cog import write_cog
+from pipeline.publish.item import MapRecord, map_item
+from pipeline.publish.preview import SheetPreview, write_preview
+from pipeline.publish.promote import open_stage, promote
+from pipeline.spec.card import CheckpointCard
+from pipeline.spec.grid import Sheet
+from pipeline.spec.layers import layers_of
+from pipeline.spec.manifest import RunManifest
+from pipeline.spec.request import MapRequest
+
+
+def publish(
+    request: MapRequest,
+    card: CheckpointCard,
+    sheets: Sequence[Sheet],
+    store: RunStore,
+    manifest: RunManifest,
+    items: Mapping[str, ItemSet],
+) -> RunManifest:
+    """Write and verify all files of a run, then rename them into place.
+
+    A single sheet's files lie in ``request.out``, several sheets' in a folder each.
+
+    Args:
+        request, card, manifest, items: what was done; they end up in tags, item and manifest.
+        sheets: of the area.
+        store: of the results.
+
+    Returns:
+        The manifest with its list of files, as written.
+
+    Raises:
+        BadRequest: the folder cannot be written to.
+        DataTrouble: the disk is full, or a file does not read back as it was written.
+    """
+    tags = _tags(request, card, manifest, items)
+    layers = layers_of(request.task)
+    folders = {s.name: request.out if len(sheets) == 1 else request.out / s.name for s in sheets}
+    stages: dict[str, Path] = {}
+    for sheet in sheets:
+        stage = stages[sheet.name] = open_stage(folders[sheet.name])
+        for layer in layers:
+            write_cog(stage / f"{layer.name}.tif", store.view(sheet.name, layer.name),
+                      sheet.geobox, layer, tags)
+        _preview(stage / "preview.png", [stage], request, manifest)
+    if len(sheets) > 1:
+        _preview(request.out / "preview.png", list(stages.values()), request, manifest)
+    names = [*(f"{layer.name}.tif" for layer in layers), "preview.png", "item.json"]
+    for sheet in sheets:
+        stage = stages[sheet.name]
+        record = _record(request, card, sheet, manifest, items, tags)
+        write_json(stage / "item.json",
+                   map_item(stage, record, sheet.geobox, layers, "preview.png"))
+        promote(stage, folders[sheet.name], names)
+    files = [str((folders[s.name] / n).relative_to(request.out)) for s in sheets for n in names]
+    if len(sheets) > 1:
+        files.append("preview.png")
+    done = dataclasses.replace(manifest, files=tuple(files))
+    write_json(request.out / "manifest.json", done.to_json())
+    return done
+
+
+def _preview(
+    path: Path, stages: Sequence[Path], request: MapRequest, manifest: RunManifest
+) -> None:
+    subtitle = (f"{request.timeline}   sensor {request.sensor}   "
+                f"{manifest.mapped_share:.1%} of the area mapped")
+    write_preview(path, [SheetPreview(stage) for stage in stages], request.task,
+                  request.task.title, subtitle)
+
+
+def _tags(
+    request: MapRequest, card: CheckpointCard, manifest: RunManifest,
+    items: Mapping[str, ItemSet],
+) -> dict[str, str]:
+    """What a COG says of itself when it has lost its folder."""
+    every = "".join(f"{key}:{found.fingerprint};" for key, found in sorted(items.items()))
+    sources = sorted({s for stamp in manifest.items.values() for s in stamp["sources"]})
+    return {
+        "TASK": request.task.key,
+        "SENSOR": request.sensor,
+        "PERIOD": str(request.timeline),
+        "CHECKPOINT": card.name,
+        "CARD_SHA256": card.sha256,
+        "ITEMS_SHA256": hashlib.sha256(every.encode()).hexdigest(),
+        "SOURCES": ", ".join(sources),
+        "FEATURE_PATH": card.feature_path,
+        "SOFTWARE": f"wallmap {manifest.versions.get('wallmap', 'unknown')}",
+    }
+
+
+def _record(
+    request: MapRequest, card: CheckpointCard, sheet: Sheet, manifest: RunManifest,
+    items: Mapping[str, ItemSet], tags: Mapping[str, str],
+) -> MapRecord:
+    task, last = request.task, str(request.timeline)[-7:]
+    used = sorted({t.sensor for t in manifest.tiles if t.sheet == sheet.name and t.sensor})
+    hrefs = [link.href for found in items.values() for i in found.items for link in i.links
+             if link.rel == "self" and isinstance(link.target, str)]
+    return MapRecord(
+        id=f"{task.key}-{request.sensor.replace(',', '-')}-{last}-{sheet.name}",
+        title=f"{task.title}, {last}",
+        description=f"{task.title} from {', '.join(used) or 'no sensor'}, {request.timeline}, "
+        f"UTM zone {sheet.zone}{'N' if sheet.north else 'S'}, {task.pixel_m} m",
+        footprint=_lonlat(sheet),
+        timeline=request.timeline,
+        created=datetime.fromisoformat(manifest.finished),
+        software=dict(manifest.versions),
+        lineage=f"monthly composites of {tags['SOURCES']}; {card.method} with {card.encoder} "
+        f"encoders, checkpoint {card.name} ({card.sha256[:12]})",
+        derived_from=tuple(hrefs),
+        properties={"wallmap:task": task.key, "wallmap:sensor": request.sensor,
+                    "wallmap:card_sha256": card.sha256,
+                    "wallmap:items_sha256": tags["ITEMS_SHA256"],
+                    "wallmap:mapped_share": manifest.mapped_share},
+    )
+
+
+def _lonlat(sheet: Sheet) -> BaseGeometry:
+    """A sheet's area in EPSG:4326."""
+    back = Transformer.from_crs(sheet.epsg, 4326, always_xy=True).transform
+    return shapely.make_valid(shapely.transform(sheet.area, back, interleaved=False))

@@ -1,0 +1,77 @@
+"""``python -m pipeline.sample``: series at your own labelled points, ready for training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from pipeline import cli
+from pipeline.data.extract import extract, read_points
+from pipeline.data.files import writable_folder
+from pipeline.data.items import ItemSet, freeze
+from pipeline.data.points import write_samples
+from pipeline.data.search import search
+from pipeline.spec.errors import DataTrouble
+from pipeline.spec.request import sensor_order
+from pipeline.spec.sensors import SENSORS
+from pipeline.spec.tasks import TASKS
+from pipeline.spec.tasks import task as task_of
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Options of the command line."""
+    p = cli.parser("python -m pipeline.sample", "Extract training series at labelled points.")
+    p.add_argument("--points", required=True, metavar="FILE", help="GeoJSON or GeoPackage")
+    p.add_argument("--label-column", required=True, metavar="NAME",
+                   help="property with the class code or value")
+    p.add_argument("--group-column", metavar="NAME",
+                   help="points of one group stay in one fold (default: group, else 0.1 degrees)")
+    p.add_argument("--task", default="cropland", metavar="|".join(TASKS))
+    p.add_argument("--sensors", default=",".join(SENSORS), metavar="LIST")
+    p.add_argument("--period", metavar="YYYY-MM[:YYYY-MM]",
+                   help="of all points; default: each point's own property 'period'")
+    p.add_argument("--catalog", default="planetary-computer", metavar="C")
+    p.add_argument("--licence", default="", help="of the labels; goes onto the card")
+    p.add_argument("--out", required=True, metavar="DIR")
+    return p.parse_args(argv)
+
+
+def command(argv: Sequence[str]) -> int:
+    """Carry out one command line; returns its exit code."""
+    args = parse(argv)
+    task, sensors = task_of(args.task), sensor_order(args.sensors)
+    points = read_points(args.points, args.label_column, task, args.period, args.group_column)
+    out = writable_folder(Path(args.out))
+    items: dict[str, ItemSet] = {}
+    for key in sensors:
+        try:
+            items[key] = search(args.catalog, key, points.area, points.span)
+        except DataTrouble as error:
+            print(f"left out {key}: {error}", file=sys.stderr)
+    if not items:
+        raise DataTrouble("no sensor has an acquisition at the points", got=args.catalog,
+                          then="try another --catalog or --period")
+    bands = {key: found.bands() for key, found in items.items()}
+    with tqdm(total=len(points.ids), desc="sampling", unit="point", disable=args.quiet) as bar:
+        series = extract(points, task, items, bands, bar.update)
+    write_samples(out, points, task, series, bands, items, args.licence)
+    for key, found in items.items():
+        freeze(out / "items" / f"{key}.json", found)
+    report = {
+        "out": str(out), "points": len(points.ids),
+        "valid_share": {k: round(float(v[1].mean()), 4) for k, v in series.items()},
+    }
+    if args.json:
+        cli.emit(report)
+    else:
+        shares = ", ".join(f"{k} {v:.0%}" for k, v in report["valid_share"].items())  # type: ignore[attr-defined]
+        print(f"samples  {out}\npoints   {len(points.ids)} (steps with data: {shares})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(command))
