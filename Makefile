@@ -28,7 +28,7 @@ $(DEMO)/samples/cropland/dataset.json: $(DEMO)/catalog.json
 		--label-column cropland --catalog $(DEMO)/catalog.json --period 2023-10 \
 		--out $(DEMO)/samples/cropland
 
-$(DEMO)/catalog.json: .venv/ready
+$(DEMO)/catalog.json: | .venv/ready
 	$(BIN)/python -m pipeline.sandbox --out $(DEMO)
 
 .venv/ready: pyproject.toml constraints.txt

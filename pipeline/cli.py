@@ -47,7 +47,7 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; repeat the command to go on",
+        print("interrupted: what was finished is kept; add --resume to go on (map), or type it again",
               file=sys.stderr)
         return INTERRUPTED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from tqdm.auto import tqdm
 
 from pipeline.data.aoi import Aoi, read_aoi
@@ -17,7 +19,6 @@ from pipeline.data.checkpoints import load_checkpoint
 from pipeline.data.files import writable_folder
 from pipeline.data.items import ItemSet, freeze, thaw
 from pipeline.data.search import search
-from pipeline.data.sources import source_of
 from pipeline.infer.plan import PlanRow, plan
 from pipeline.infer.predict import Predictor
 from pipeline.infer.run import Reader, run_tiles
@@ -161,9 +162,8 @@ def make_map(
     predictor = Predictor(request.task, made.card, made.arrays, request.device)
     for key, items in made.items.items():
         freeze(state / "items" / f"{key}.json", items)
-    store = RunStore.open(state, _identity(made), made.sheets, layers_of(request.task),
-                          request.tile_px, resume)
-    try:
+    with RunStore.open(state, _identity(made), made.sheets, layers_of(request.task),
+                       request.tile_px, resume) as store:
         records = _run(made, predictor, store, progress)
         _check_records(records)
         manifest = RunManifest(
@@ -172,8 +172,6 @@ def make_map(
             started=started, finished=_now(),
         )
         return publish(request, made.card, made.sheets, store, manifest, made.items)
-    finally:
-        store.close()
 
 
 def _run(
@@ -231,8 +229,7 @@ def _find_items(
 def _check_radiometry(card: CheckpointCard, items: ItemSet) -> None:
     """Refuse a source whose pixel values mean something else than the checkpoint learned."""
     accepts = card.sensors[items.sensor].accepts
-    sources = {source.key: source.radiometry for item in items.items
-               if (source := source_of(item, items.sensor))}
+    sources = {source.key: source.radiometry for source in items.sources}
     if bad := {key: what for key, what in sources.items() if what not in accepts}:
         source, got = next(iter(bad.items()))
         raise BadRequest(
@@ -259,8 +256,9 @@ def _check_records(records: list[TileRecord]) -> None:
 def _identity(made: MapPlan) -> dict[str, Any]:
     """What makes two runs the same run."""
     request = {k: v for k, v in made.request.to_json().items() if k != "checkpoint"}
+    area = "".join(shapely.to_wkb(s.area, hex=True) for s in made.sheets)
     return {
-        **request, "card": made.card.sha256, "feature_path": made.card.feature_path,
+        **request, "area": hashlib.sha256(area.encode()).hexdigest(), "card": made.card.sha256, "feature_path": made.card.feature_path,
         "items": {k: v.fingerprint for k, v in made.items.items()},
     }
 
@@ -274,7 +272,7 @@ def _items_stamp(made: MapPlan) -> dict[str, dict[str, Any]]:
         key: {
             "catalog": items.catalog, "count": len(items.items),
             "fingerprint": items.fingerprint,
-            "sources": sorted({s.key for i in items.items if (s := source_of(i, key))}),
+            "sources": sorted({source.key for source in items.sources}),
             "skipped": [list(pair) for pair in items.skipped],
         }
         for key, items in made.items.items()

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from pipeline import cli
@@ -58,7 +60,16 @@ def command(argv: Sequence[str]) -> int:
     bands = {key: found.bands() for key, found in items.items()}
     with tqdm(total=len(points.ids), desc="sampling", unit="point", disable=args.quiet) as bar:
         series = extract(points, task, items, bands, bar.update)
-    write_samples(out, points, task, series, bands, items, args.licence)
+    frame = pd.DataFrame({
+        "sample_id": points.ids, "lon": points.lon, "lat": points.lat, "group": points.group,
+        args.label_column: points.target,
+    })
+    months = np.array([t.months for t in points.timelines])
+    write_samples(
+        out, frame, months, {k: v[0] for k, v in series.items()}, task=task, name=out.name,
+        licence=args.licence or "not stated", label_column=args.label_column, bands=bands,
+        radiometry={k: _radiometry(found) for k, found in items.items()},
+    )
     for key, found in items.items():
         freeze(out / "items" / f"{key}.json", found)
     report = {
@@ -71,6 +82,19 @@ def command(argv: Sequence[str]) -> int:
         shares = ", ".join(f"{k} {v:.0%}" for k, v in report["valid_share"].items())  # type: ignore[attr-defined]
         print(f"samples  {out}\npoints   {len(points.ids)} (steps with data: {shares})")
     return 0
+
+
+def _radiometry(items: ItemSet) -> str:
+    """What the pixel values of a search mean: one thing, or training would mix two.
+
+    Raises:
+        DataTrouble: the catalogue mixes archives of different radiometry.
+    """
+    kinds = sorted({source.radiometry for source in items.sources})
+    if len(kinds) != 1:
+        raise DataTrouble(f"the {items.sensor} images found differ in radiometry",
+                          got=", ".join(kinds), then="sample from one archive at a time")
+    return kinds[0]
 
 
 if __name__ == "__main__":

@@ -32,3 +32,32 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("real data is not here: ../shared/data is absent")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def region(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny sandbox: the folder with catalog.json and truth/."""
+    from pipeline import sandbox
+
+    folder = tmp_path_factory.mktemp("region") / "tiny"
+    sandbox.write(folder, sandbox.SandboxParams.tiny())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def region_aoi(region: Path) -> str:
+    """An area across the zone boundary, well inside the tiny sandbox, as W,S,E,N."""
+    from pipeline import sandbox
+
+    west, south, east, north = sandbox.SandboxParams.tiny().bounds
+    dx, dy = (east - west) * 0.1, (north - south) * 0.1
+    return f"{west + dx:.6f},{south + dy:.6f},{east - dx:.6f},{north - dy:.6f}"
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints per task with random weights: what is mapped does not matter to most tests."""
+    from tests.support.toy import save_untrained
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {key: save_untrained(folder / key, key) for key in ("cropland", "lfmc")}

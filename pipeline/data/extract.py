@@ -175,8 +175,7 @@ def extract(
         col = np.floor((block.x - grid.affine.c) / p).astype(int)
         row = np.floor((grid.affine.f - block.y) / p).astype(int)
         for key, found in items.items():
-            cube = load_cube(found.within(grid, block.timeline), grid, bands[key], block.timeline,
-                             aggregate=task.aggregate)
+            cube = load_cube(found, grid, bands[key], block.timeline, aggregate=task.aggregate)
             x, valid = series[key]
             x[block.rows] = cube.x[:, :, row, col].transpose(2, 0, 1)  # (T, B, P) -> (P, T, B)
             valid[block.rows] = cube.valid[:, row, col].T

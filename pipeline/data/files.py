@@ -83,7 +83,10 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_trouble(path: Path, error: Exception) -> BadRequest | DataTrouble:
     """The user's error for a failed write of ``path``."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    root: BaseException = error
+    while root.__cause__ is not None:  # rasterio's "see previous exception"
+        root = root.__cause__
+    reason = getattr(root, "strerror", None) or str(root) or type(root).__name__
     if isinstance(error, OSError) and error.errno in _WRONG_PLACE:
         return BadRequest(f"cannot write {path}", got=reason, then="try --out with another folder")
     return DataTrouble(

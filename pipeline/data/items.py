@@ -15,9 +15,12 @@ from typing import Any
 import pystac
 import shapely
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 
+from pipeline.data.files import atomic_write_json
 from pipeline.data.sources import assets_needed, source_of
 from pipeline.spec.errors import DataTrouble
+from pipeline.spec.sensors import sensor
 from pipeline.spec.source import Source
 
 SCHEMA = 1
@@ -81,12 +84,24 @@ class ItemSet:
                 skipped.append((item.id, f"lacks asset {', '.join(missing)}"))
             else:
                 keep.append(item)
+        if len(keep) == len(self.items):
+            return self  # with what it has worked out already
         return ItemSet(self.sensor, self.catalog, tuple(keep), tuple(skipped))
+
+    def bands(self) -> tuple[str, ...]:
+        """Bands that every source of the items gives, in the sensor's order."""
+        names = sensor(self.sensor).band_names
+        return tuple(b for b in names if all(b in source.assets for source in self.sources))
 
     def touching(self, geobox: GeoBox) -> tuple[int, ...]:
         """Indices of the items whose footprint may overlap a window."""
-        outline = geobox.extent.to_crs("EPSG:4326", resolution=geobox.resolution.x * 100)
-        hits = shapely.intersects(self._footprints, outline.geom.buffer(_FOOTPRINT_SLACK))
+        to_degrees = Transformer.from_crs(str(geobox.crs), 4326, always_xy=True).transform
+        edges = shapely.segmentize(shapely.box(*geobox.boundingbox.bbox), geobox.resolution.x * 100)
+        outline = shapely.transform(edges, to_degrees, interleaved=False)
+        west, south, east, north = outline.bounds
+        if east - west > 180:  # its edge pixels lie across the antimeridian: ask all around
+            outline = shapely.box(-180, south, 180, north)
+        hits = shapely.intersects(self._footprints, outline.buffer(_FOOTPRINT_SLACK))
         return tuple(int(k) for k in hits.nonzero()[0])
 
     @cached_property
@@ -139,13 +154,7 @@ def freeze(path: str | os.PathLike[str], items: ItemSet) -> None:
         "skipped": [list(pair) for pair in items.skipped],
         "features": [i.to_dict(transform_hrefs=False) for i in items.items],
     }
-    target = Path(path)
-    half = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        half.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        half.replace(target)
-    finally:
-        half.unlink(missing_ok=True)
+    atomic_write_json(Path(path), body)
 
 
 def thaw(path: str | os.PathLike[str]) -> ItemSet:

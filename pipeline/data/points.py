@@ -59,8 +59,8 @@ def read_samples(
 
     n = len(samples)
     windows = choose_windows(
-        _extreme(np.minimum, row_sample, row_month, n), _extreme(np.maximum, row_sample, row_month,
-                                                                 n),
+        _extreme(np.minimum, row_sample, row_month, n),
+        _extreme(np.maximum, row_sample, row_month, n),
         _label_months(samples), task.steps, every=every_window,
     )
     series, bands = {}, {}
@@ -111,7 +111,8 @@ def write_samples(
         radiometry: per sensor.
 
     Raises:
-        BadRequest: a column is missing, an id occurs twice, or the folder cannot be written.
+        BadRequest: an id occurs twice, or the folder cannot be written.
+        DataTrouble: ``samples`` lacks a column.
     """
     path = Path(folder)
     _need(path / SAMPLES, samples, ("sample_id", "lon", "lat", "group", label_column))

@@ -10,7 +10,7 @@ import pystac
 import shapely
 from pyproj import Transformer
 
-from pipeline.data.items import ItemSet, steps_of
+from pipeline.data.items import ItemSet, when
 from pipeline.spec.card import CheckpointCard
 from pipeline.spec.grid import Sheet, Tile
 from pipeline.spec.sensors import SENSORS
@@ -128,7 +128,7 @@ def _usable_steps(
     items: Sequence[pystac.Item], timeline: Timeline
 ) -> list[tuple[int | None, float]]:
     """Per item: its step, and the chance that a pixel of it is clear."""
-    steps = steps_of(items, timeline)
+    steps = [timeline.step_of(when(item)) for item in items]
     cloud = [float(i.properties.get("eo:cloud_cover") or 0.0) / 100 for i in items]
     return [(s, 1.0 - min(max(c, 0.0), 1.0)) for s, c in zip(steps, cloud, strict=True)]
 

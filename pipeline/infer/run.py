@@ -44,7 +44,7 @@ class Reader:
         started = time.perf_counter()
         bands = bands_needed(self.features[choice.sensor], SENSORS[choice.sensor].band_names)
         cube = load_cube(
-            self.items[choice.sensor].subset(choice.items), row.tile.geobox, bands, self.timeline,
+            self.items[choice.sensor], row.tile.geobox, bands, self.timeline,
             aggregate=self.aggregate,
         )
         return cube, time.perf_counter() - started

@@ -131,6 +131,12 @@ class RunStore:
         return SheetView(self._arrays[sheet][layer], top, left,
                          tuple(self._sheets[sheet].geobox.shape))
 
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Let another process open the store."""
         self._lock.close()

@@ -110,7 +110,7 @@ def _properties(record: MapRecord, geobox: GeoBox) -> dict[str, Any]:
         "end_datetime": _time(last),
         "created": _time(record.created),
         "gsd": abs(geobox.resolution.x),
-        "proj:code": geobox.crs.to_string() if geobox.crs else None,
+        "proj:code": str(geobox.crs),
         "proj:shape": list(geobox.shape),
         "proj:transform": list(geobox.affine)[:6],
         "proj:bbox": list(geobox.boundingbox.bbox),

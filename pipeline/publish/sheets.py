@@ -12,7 +12,7 @@ import shapely
 from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
-from pipeline.data.files import write_json
+from pipeline.data.files import atomic_write_json
 from pipeline.data.items import ItemSet
 from pipeline.infer.store import RunStore
 from pipeline.publish.cog import write_cog
@@ -66,14 +66,14 @@ def publish(
     for sheet in sheets:
         stage = stages[sheet.name]
         record = _record(request, card, sheet, manifest, items, tags)
-        write_json(stage / "item.json",
+        atomic_write_json(stage / "item.json",
                    map_item(stage, record, sheet.geobox, layers, "preview.png"))
         promote(stage, folders[sheet.name], names)
     files = [str((folders[s.name] / n).relative_to(request.out)) for s in sheets for n in names]
     if len(sheets) > 1:
         files.append("preview.png")
     done = dataclasses.replace(manifest, files=tuple(files))
-    write_json(request.out / "manifest.json", done.to_json())
+    atomic_write_json(request.out / "manifest.json", done.to_json())
     return done
 
 

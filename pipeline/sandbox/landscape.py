@@ -57,8 +57,9 @@ class Ground:
 def ground_on(params: SandboxParams, grid: GeoBox) -> Ground:
     """The world at the pixel centres of a grid."""
     h, w = grid.shape
-    cols, rows = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
-    east, north = grid.affine * (cols, rows)
+    step = grid.resolution.x
+    east, north = np.meshgrid(grid.affine.c + step * (np.arange(w) + 0.5),
+                              grid.affine.f - step * (np.arange(h) + 0.5))
     x, y = params.to_plane(grid.crs).transform(east, north)
     return ground_at(params, np.asarray(x), np.asarray(y))
 

@@ -32,7 +32,8 @@ class SensorCard:
         coverage_half_width: held-out 90 % quantile of the absolute error at that many valid
             steps, in the task's unit; empty for classification.
         temperature: softmax temperature, fitted on held-out predictions; 1 for regression.
-        score: held-out score with all steps, mean over folds; ``score_std`` its standard deviation.
+        score, score_std: held-out score with all steps, mean and standard deviation over folds; None
+            when it was not measured.
     """
 
     features: tuple[str, ...]
@@ -44,8 +45,8 @@ class SensorCard:
     coverage_score: tuple[float, ...]
     coverage_half_width: tuple[float, ...] = ()
     temperature: float = 1.0
-    score: float = math.nan
-    score_std: float = math.nan
+    score: float | None = None
+    score_std: float | None = None
 
     def score_at(self, steps: float) -> float:
         """Expected score with that many valid steps (linear between the measured ones)."""

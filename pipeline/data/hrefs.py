@@ -1,0 +1,59 @@
+"""Hrefs of assets: absolute, unsigned, and nowhere a catalogue has no business to point at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urljoin, urlsplit, urlunsplit
+
+_REMOTE = ("http", "https", "s3")
+
+# Query parameters that only a signed URL has (Azure SAS, AWS, Google): they expire.
+_SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
+
+
+def is_url(text: str) -> bool:
+    """Whether it is an http(s) address."""
+    return urlsplit(text).scheme in ("http", "https")
+
+
+def unsigned(href: str) -> str:
+    """The href without its query when that carries a signature."""
+    parts = urlsplit(href)
+    names = {name.lower() for name, _ in parse_qsl(parts.query)}
+    return urlunsplit(parts._replace(query="")) if names & _SIGNATURES else href
+
+
+def shown(href: str) -> str:
+    """The href as messages may show it: without query and without user and password."""
+    parts = urlsplit(href)
+    if parts.scheme not in _REMOTE:
+        return href
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def absolute(href: str, base: str, root: Path | None) -> str:
+    """Absolute, unsigned href of a link or asset.
+
+    Args:
+        href: as written in the document.
+        base: URL, or path of the file, of the document.
+        root: folder that a local catalogue may point into; None for a catalogue on the web.
+
+    Raises:
+        ValueError: it points at a local file outside the catalogue, or is no address at all.
+    """
+    scheme = urlsplit(href).scheme
+    if scheme in _REMOTE:
+        return unsigned(href)
+    if root is None:
+        if scheme or not href or not is_url(base) or href.startswith("/vsi"):
+            raise ValueError(f"{href!r} is not an address on the web")
+        return unsigned(urljoin(base, href))
+    if scheme == "file":
+        href = unquote(urlsplit(href).path)
+    elif scheme or href.startswith("/vsi") or "\0" in href:
+        raise ValueError(f"{href!r} is neither a file of the catalogue nor a web address")
+    path = (Path(base).parent / href).resolve()
+    if not path.is_relative_to(root):
+        raise ValueError(f"{href!r} lies outside the catalogue's folder")
+    return str(path)

@@ -1,0 +1,256 @@
+"""One training run: samples -> held-out scores -> final network -> checkpoint with its card."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.checkpoints import save_checkpoint
+from pipeline.data.points import read_samples
+from pipeline.data.sample_set import SampleSet
+from pipeline.learn.augment import COVERED, OPTICAL_GAIN, S1_SHIFT_DB
+from pipeline.learn.evaluate import (
+    FIRST_OF,
+    SEASON,
+    TREES,
+    Contest,
+    Evaluation,
+    Log,
+    Protocol,
+    coverage_steps,
+    evaluate,
+    evaluate_inner,
+    fit_network,
+    split_groups,
+)
+from pipeline.learn.fit import Settings, arrays
+from pipeline.learn.metrics import fit_temperature, half_width, metric_name
+from pipeline.learn.table import Table, stack, tensors
+from pipeline.prep.features import CONTEXT
+from pipeline.spec.card import FEATURE_PATH, CheckpointCard, SensorCard
+from pipeline.spec.errors import BadRequest
+from pipeline.spec.tasks import Task
+
+_OPEN = ("MIT", "Apache", "CC0", "CC BY 4", "CC-BY-4", "CC BY-SA", "BSD")
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train, validated.
+
+    Attributes:
+        task: what is predicted.
+        samples: folders of sample sets.
+        sensors: keys, in order; empty = all that the sets have.
+        out: folder of the checkpoint.
+        network: options of ``models.build`` besides sensors, steps and outputs.
+        settings: of the training loop.
+        protocol: of the evaluation.
+        rivals: also score Individual and extra-trees in the same folds.
+        evaluate: False = scores come from the split that stops the training, which is optimistic.
+        per_set: most samples of each set (0 = all), drawn at random.
+        derive_l8: train l8 on band-pass adjusted s2 where there is no l8.
+    """
+
+    task: Task
+    samples: tuple[Path, ...]
+    sensors: tuple[str, ...]
+    out: Path
+    network: dict[str, Any]
+    settings: Settings
+    protocol: Protocol
+    rivals: bool = True
+    evaluate: bool = True
+    per_set: int = 0
+    derive_l8: bool = False
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """The card as written, and the evaluation behind it."""
+
+    card: CheckpointCard
+    evaluation: Evaluation
+
+
+METHOD, ENCODER = "mdico", "tempcnn"
+
+
+def train(request: TrainRequest, log: Log) -> TrainReport:
+    """Evaluate, train on all samples, write the checkpoint.
+
+    Args:
+        request: what to train.
+        log: told about progress, one line at a time.
+
+    Raises:
+        BadRequest: the samples, sensors or folds asked for do not go together.
+        DataTrouble: a sample set is damaged.
+    """
+    sets = [
+        _fewer(read_samples(folder, request.task, request.sensors or None, every_window=True),
+               request.per_set, request.protocol.seed)
+        for folder in request.samples
+    ]
+    sensors = request.sensors or tuple(dict.fromkeys(k for s in sets for k in s.sensors))
+    if request.derive_l8 and not any("l8" in s.series for s in sets):
+        raise BadRequest("--derive-l8 needs a set with real l8 to be scored on",
+                         then="add one, or leave --derive-l8 out")
+    table = stack(sets, request.task, sensors, derive_l8=request.derive_l8)
+    _check(table, request.protocol)
+    options = {
+        "sensors": {k: len(request.task.features[k]) + len(CONTEXT) for k in sensors},
+        "steps": request.task.steps, "outputs": len(request.task.classes) or 1, **request.network,
+    }
+    log(f"{sum(s.rows for s in sets)} samples of {len(sets)} sets, {', '.join(sensors)}")
+    methods = (METHOD, "individual") if request.rivals else (METHOD,)
+    contest = Contest(methods, ENCODER, options, request.settings, request.rivals)
+    result = (evaluate(table, request.protocol, contest, log) if request.evaluate
+              else evaluate_inner(table, request.protocol,
+                                  replace(contest, methods=(METHOD,), trees=False)))
+    epochs = int(np.median(result.epochs[METHOD]))
+    log(f"final network: {epochs} epochs on all samples")
+    everything = np.ones(len(table.sample), bool)
+    data = tensors(table, everything)
+    final = replace(contest, settings=replace(request.settings, epochs=epochs))
+    fitted = fit_network(METHOD, final, data, table, everything, None, request.protocol.seed)
+    cards = {k: _scored(data.cards[k], result, k, request) for k in sensors}
+    card = CheckpointCard(
+        name=request.out.name, task=request.task.key, method=METHOD, encoder=ENCODER,
+        options=options, feature_path=FEATURE_PATH, steps=request.task.steps, sensors=cards,
+        metric=metric_name(request.task), protocol=_protocol(request, epochs),
+        baselines={_TITLES[m]: {k: round(result.mean(m, k)[0], 4) for k in sensors
+                                if result.of(m, k)}
+                   for m in result.methods if m in _TITLES},
+        data=tuple(_describe(s) for s in sets), sha256="", target_mean=data.mean,
+        target_std=data.std, commit=_commit(), created=datetime.now(UTC).isoformat("T", "seconds"),
+        notes=tuple(_notes(request, sets, table, result)),
+    )
+    return TrainReport(save_checkpoint(request.out, card, arrays(fitted.module)), result)
+
+
+_TITLES = {"individual": "Individual", TREES: TREES, SEASON: SEASON}
+
+
+def _fewer(samples: SampleSet, most: int, seed: int) -> SampleSet:
+    """At most so many samples of a set, with all their windows."""
+    unique = np.unique(samples.ids)
+    if not 0 < most < len(unique):
+        return samples
+    keep = np.isin(samples.ids, np.random.default_rng(seed).choice(unique, most, replace=False))
+    per_row = ("ids", "lon", "lat", "target", "groups", "months", "primary")
+    return replace(
+        samples, **{k: getattr(samples, k)[keep] for k in per_row},
+        series={k: (x[keep], valid[keep]) for k, (x, valid) in samples.series.items()},
+    )
+
+
+def _check(table: Table, protocol: Protocol) -> None:
+    """Refuse splits that cannot be made before anything is trained."""
+    if unknown := sorted(set(protocol.hold_out) - set(table.names)):
+        raise BadRequest("no such sample set to hold out", got=", ".join(unknown),
+                         allowed=", ".join(np.unique(table.names)))
+    groups = len(np.unique(split_groups(table, protocol.kind)))
+    need = protocol.count if protocol.count > 1 else FIRST_OF
+    if groups < need + 1:
+        raise BadRequest(f"{groups} groups of samples cannot make {need} folds",
+                         then="use --folds 2, --protocol random, or more places")
+    if table.task.kind == "classification" and len(np.unique(table.target)) < 2:
+        raise BadRequest("all samples are of one class", then="add samples of the other classes")
+
+
+def _scored(card: SensorCard, result: Evaluation, key: str, request: TrainRequest) -> SensorCard:
+    """The normaliser's card with what the evaluation found."""
+    found = result.of(METHOD, key)
+    if not found:
+        raise BadRequest(f"no held-out sample has {key}", then="leave the sensor out")
+    rows = np.concatenate([o.rows for o in found])
+    steps = coverage_steps(request.task.steps)
+    means = [result.mean(METHOD, key, kept)[0] for kept in steps]
+    mean, std = result.mean(METHOD, key)
+    widths: tuple[float, ...] = ()
+    temperature = 1.0
+    if request.task.kind == "regression":
+        parts = [result.of(METHOD, key, kept) for kept in steps]
+        widths = tuple(
+            half_width(result.target[np.concatenate([o.rows for o in p])],
+                       np.concatenate([o.value for o in p])) for p in parts
+        )
+    else:
+        temperature = fit_temperature(np.concatenate([o.raw for o in found]), result.target[rows])
+    accepts = list(card.accepts)
+    if request.settings.jitter:
+        accepts += [c for r in card.accepts for c in COVERED.get(r, ())]
+    return replace(
+        card, accepts=tuple(dict.fromkeys(accepts)), coverage_steps=steps,
+        coverage_score=tuple(round(m, 4) for m in means),
+        coverage_half_width=tuple(round(w, 3) for w in widths),
+        temperature=round(temperature, 4), score=round(mean, 4), score_std=round(std, 4),
+    )
+
+
+def _protocol(request: TrainRequest, epochs: int) -> str:
+    p = request.protocol
+    unit = "whole groups (places)" if p.kind == "site" else "single samples (places recur)"
+    stop = (f"each network stopped by an inner split of the same kind (patience "
+            f"{request.settings.patience}, at most {request.settings.epochs} epochs)")
+    if not request.evaluate:
+        how = "not evaluated: scores are of the inner split that stopped the training"
+    elif p.hold_out:
+        how = f"tested on the held-out sets {', '.join(p.hold_out)}"
+    elif p.count == 1:
+        how = f"one test fold of a fifth of the samples, split by {unit}"
+    else:
+        how = f"{p.count} folds by {unit}, {p.seeds} repetitions"
+    return (f"{how}; {stop}; the shipped network then took {epochs} epochs, their median, on all "
+            f"samples; observations withheld at random for the coverage curve")
+
+
+def _describe(s: SampleSet) -> dict[str, Any]:
+    return {"name": s.name, "rows": s.rows, "licence": s.licence,
+            "radiometry": dict(s.radiometry)}
+
+
+def _notes(request: TrainRequest, sets: Sequence[SampleSet], table: Table,
+           result: Evaluation) -> list[str]:
+    """What a user must know, one sentence each."""
+    notes = []
+    closed = [f"{s.name} ({s.licence})" for s in sets if not _is_open(s.licence)]
+    if closed:
+        notes.append("The weights were trained on sets whose licence is restricted or not stated: "
+                     f"{', '.join(closed)}; the sets themselves are not part of this project.")
+    if request.settings.jitter:
+        notes.append(
+            f"Training shifted radar levels by up to {S1_SHIFT_DB} dB and optical levels by up to "
+            f"{OPTICAL_GAIN:.0%}, common to a sample; radiometries beyond the trained one that "
+            "differ by no more are accepted, unscored."
+        )
+    if request.derive_l8:
+        n = int((table.derived["l8"] & table.primary).sum())
+        notes.append(f"l8 was also trained on {n} series computed from s2 (HLS band-pass "
+                     "adjustment, doi:10.1016/j.rse.2018.09.002); it is scored on real l8 only.")
+    for sensor in table.sensors:
+        rows = [f"{name} {v[result.metric]:.3f} (n={v['n']:.0f})"
+                for name, v in result.by_set(METHOD, sensor).items()]
+        notes.append(f"Held-out {result.metric} of {sensor} by set: {', '.join(rows)}.")
+    return notes
+
+
+def _is_open(licence: str) -> bool:
+    return licence.startswith(_OPEN) and " NC" not in licence and "-NC" not in licence
+
+
+def _commit() -> str:
+    """Commit of the code; empty outside a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, text=True,
+                              capture_output=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,305 @@
+"""Plan, predict, store, run: on small hand-made input, no files but the store's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pystac
+import pytest
+import shapely
+import torch
+
+import models
+from pipeline.data.items import ItemSet
+from pipeline.infer.plan import Choice, PlanRow, plan
+from pipeline.infer.predict import BATCH, Predictor, softmax
+from pipeline.infer.run import run_tiles
+from pipeline.infer.store import RunStore
+from pipeline.prep.features import model_input
+from pipeline.spec.cube import Cube
+from pipeline.spec.errors import BadRequest, DataTrouble
+from pipeline.spec.grid import sheets
+from pipeline.spec.layers import layers_of
+from pipeline.spec.manifest import TileRecord
+from pipeline.spec.tasks import CROPLAND, LFMC
+from pipeline.spec.timeline import Timeline
+from tests.support.toy import sensor_card, toy_card
+
+YEAR = Timeline(2023 * 12, 12)
+AREA = shapely.box(3.0, 50.8, 3.01, 50.806)
+
+
+def predictor_of(task=CROPLAND) -> Predictor:
+    torch.manual_seed(0)
+    card = toy_card(task)
+    module = models.build(card.method, card.encoder, card.options)
+    arrays = {k: v.numpy() for k, v in module.state_dict().items()}
+    return Predictor(task, card, arrays, "cpu")
+
+
+def cube_of(task, bands: tuple[str, ...], shape: tuple[int, int], seed: int = 0) -> Cube:
+    (sheet,) = sheets(AREA, task.pixel_m)
+    rng = np.random.default_rng(seed)
+    t = task.steps
+    x = rng.normal(size=(t, len(bands), *shape)).astype(np.float32)
+    count = rng.integers(0, 4, (t, *shape)).astype(np.uint8)
+    x = np.where(count[:, None] > 0, x, np.float32(np.nan))
+    grid = sheet.geobox[: shape[0], : shape[1]]
+    assert grid.shape == shape
+    return Cube("s1", bands, Timeline(YEAR.first, t), grid, x, count)
+
+
+def item(name: str, month: int, cloud: float | None, box: shapely.Geometry) -> pystac.Item:
+    properties = {} if cloud is None else {"eo:cloud_cover": cloud}
+    return pystac.Item(name, shapely.geometry.mapping(box), list(box.bounds),
+                       datetime(2023, month, 5, tzinfo=UTC), properties)
+
+
+# ---------------------------------------------------------------- plan
+
+WIDE = shapely.box(2.9, 50.7, 3.1, 50.9)
+
+
+def test_the_plan_expects_the_hand_worked_number_of_steps() -> None:
+    (sheet,) = sheets(AREA, 10)
+    s2 = ItemSet("s2", "c", (item("a", 1, 50.0, WIDE), item("b", 1, 80.0, WIDE),
+                             item("c", 7, 0.0, WIDE), item("d", 8, 100.0, WIDE)))
+    rows = plan([sheet], 512, {"s2": s2}, toy_card(CROPLAND), YEAR, ("s2",))
+    # January: 1 - 0.5 * 0.8 = 0.6; July: 1; August: 0
+    for row in rows:
+        assert row.choices[0].expected_steps == pytest.approx(1.6)
+        assert row.choices[0].score == pytest.approx(0.5 + 0.4 * 1.6 / 12)
+        assert "asked for" in row.reason
+
+
+def test_auto_takes_the_better_score_and_says_why() -> None:
+    (sheet,) = sheets(AREA, 10)
+    items = {
+        "s1": ItemSet("s1", "c", tuple(item(f"r{m}", m, None, WIDE) for m in range(1, 13))),
+        "s2": ItemSet("s2", "c", tuple(item(f"o{m}", m, 70.0, WIDE) for m in range(1, 13))),
+    }
+    card = toy_card(CROPLAND, {"s1": sensor_card(CROPLAND, "s1", (0.5, 0.85)),
+                               "s2": sensor_card(CROPLAND, "s2", (0.5, 0.95))})
+    (row, *_) = plan([sheet], 512, items, card, YEAR, ())
+    # s1 has all 12 steps: 0.85; s2 expects 3.6 of them: 0.5 + 0.45 * 0.3 = 0.635
+    assert [c.sensor for c in row.choices] == ["s1", "s2"]
+    assert "best expected weighted F1" in row.reason
+    assert "s2 0.635 at 3.6" in row.reason
+    (row, *_) = plan([sheet], 512, items, card, YEAR, ("s2", "s1"))
+    assert [c.sensor for c in row.choices] == ["s2", "s1"]
+
+
+def test_a_tile_without_an_acquisition_has_no_choice() -> None:
+    (sheet,) = sheets(AREA, 10)
+    elsewhere = ItemSet("s1", "c", (item("x", 1, None, shapely.box(9, 9, 10, 10)),))
+    for row in plan([sheet], 64, {"s1": elsewhere}, toy_card(CROPLAND), YEAR, ("s1",)):
+        assert row.choices == ()
+        assert "no acquisition" in row.reason
+
+
+# ---------------------------------------------------------------- predict
+
+
+def test_predictions_are_those_of_the_plain_model() -> None:
+    predictor = predictor_of()
+    cube = cube_of(CROPLAND, ("vv", "vh"), (20, 30))
+    result = predictor("s1", cube, np.ones((20, 30), bool))
+    x = cube.x.transpose(2, 3, 0, 1).reshape(600, 12, 2)
+    valid = cube.valid.transpose(1, 2, 0).reshape(600, 12)
+    inputs = model_input(x, valid, np.array(YEAR.months), cube.bands, predictor.card.sensors["s1"])
+    with torch.inference_mode():
+        logits = predictor.module.predict("s1", torch.from_numpy(inputs)).numpy()
+    assert result.ok.all()
+    assert (result.value == logits.argmax(1)).mean() > 0.995  # ties apart
+    percent = np.rint(100 * softmax(logits / 2.0).max(1))
+    assert np.abs(result.confidence.astype(int) - percent).max() <= 1
+    assert result.confidence.min() >= 50
+
+
+def test_a_pixel_is_the_same_in_any_company() -> None:
+    predictor = predictor_of()
+    shape = (37, 61)
+    cube = cube_of(CROPLAND, ("vv", "vh"), shape)
+    whole = predictor("s1", cube, np.ones(shape, bool))
+    assert whole.value.size > 2 * BATCH  # several batches, the last one padded
+    for rows, cols in ((slice(0, 5), slice(0, 61)), (slice(30, 37), slice(50, 61))):
+        mask = np.zeros(shape, bool)
+        mask[rows, cols] = True
+        part = predictor("s1", cube, mask)
+        np.testing.assert_array_equal(part.value, whole.value[mask.ravel()])
+        np.testing.assert_array_equal(part.confidence, whole.confidence[mask.ravel()])
+    inputs = np.random.default_rng(1).normal(size=(BATCH + 7, 12, 6)).astype(np.float32)
+    together = predictor.outputs("s1", inputs)
+    np.testing.assert_array_equal(together[-7:], predictor.outputs("s1", inputs[-7:]))
+    np.testing.assert_array_equal(together[::-1], predictor.outputs("s1", inputs[::-1].copy()))
+
+
+def test_too_few_observations_are_nodata_not_a_guess() -> None:
+    predictor = predictor_of()
+    cube = cube_of(CROPLAND, ("vv", "vh"), (1, 3))
+    count = np.zeros((12, 1, 3), np.uint8)
+    count[:2, 0, 1] = 1  # one step short of CROPLAND.min_steps
+    count[:3, 0, 2] = 1
+    x = np.where(count[:, None] > 0, np.float32(1), np.float32(np.nan)).repeat(2, 1)
+    result = predictor("s1", dataclasses.replace(cube, x=x, count=count), np.ones((1, 3), bool))
+    assert result.ok.tolist() == [False, False, True]
+    assert result.value[:2].tolist() == [255, 255]
+    assert result.confidence[:2].tolist() == [255, 255]
+
+
+def test_regression_is_encoded_in_steps_of_its_scale() -> None:
+    predictor = predictor_of(LFMC)
+    value, width = predictor._encode(
+        "s1", np.array([[0.0], [1.5], [-9.0], [99.0]], np.float32), np.array([4, 2, 4, 1])
+    )
+    assert value.tolist() == [1000, 1450, 0, 4000]  # 100 %, 145 %, clipped to 0 and 400 %
+    assert width.tolist() == [200, 350, 200, 425]  # 20, 35, 20, 42.5 %
+    assert value.dtype == np.uint16
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    predictor = predictor_of()
+    arrays = {k: v.numpy() for k, v in predictor.module.state_dict().items()}
+    arrays.pop(next(iter(arrays)))
+    with pytest.raises(BadRequest, match="do not fit"):
+        Predictor(CROPLAND, predictor.card, arrays, "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(BadRequest, match="CUDA"):
+            Predictor(CROPLAND, predictor.card, {}, "cuda")
+
+
+# ---------------------------------------------------------------- store and run
+
+
+@pytest.fixture
+def opened(tmp_path: Path):
+    """Opens stores, and closes them after the test."""
+    stores: list[RunStore] = []
+
+    def go(**options) -> RunStore:
+        stores.append(open_store(tmp_path, **options))
+        return stores[-1]
+
+    yield go
+    for store in stores:
+        store.close()
+
+
+def open_store(root: Path, tile_px: int = 32, resume: bool = False, **identity: object) -> RunStore:
+    return RunStore.open(root, identity or {"request": 1}, sheets(AREA, 10), layers_of(CROPLAND),
+                         tile_px, resume)
+
+
+def test_tiles_land_where_they_belong(opened) -> None:
+    (sheet,) = sheets(AREA, 10)
+    store = opened()
+    truth = np.random.default_rng(0).integers(0, 2, sheet.geobox.shape).astype(np.uint8)
+    for tile in sheet.tiles(32):
+        record = TileRecord(sheet.name, tile.name, "mapped", "s1", "", 1)
+        store.write(tile, {"map": truth[tile.rows, tile.cols]}, record)
+    view = store.view(sheet.name, "map")
+    assert view.shape == sheet.geobox.shape
+    np.testing.assert_array_equal(view[:, :], truth)
+    np.testing.assert_array_equal(view[3:40, 7:50], truth[3:40, 7:50])
+    # one chunk a tile: none is shared by two tiles
+    assert store._arrays[sheet.name]["map"].chunks == (32, 32)
+    assert (store.view(sheet.name, "sensor")[:, :] == 255).all()
+
+
+def test_a_store_is_resumed_only_by_its_own_run(opened, tmp_path: Path) -> None:
+    (sheet,) = sheets(AREA, 10)
+    tile = next(iter(sheet.tiles(32)))
+    store = opened(request=1)
+    ones = np.ones(tile.geobox.shape, np.uint8)
+    store.write(tile, {"map": ones}, TileRecord(sheet.name, tile.name, "mapped", "s1", "", 9))
+    failed = TileRecord(sheet.name, "0_0", "failed", "", "why", 9)
+    store.write(tile, {}, failed)
+    with (tmp_path / "tiles.jsonl").open("a") as log:
+        log.write('{"sheet": "utm31n", "til')  # a crash in the middle of a line
+    with pytest.raises(BadRequest, match="another run"):
+        opened(resume=True, request=1)
+    store.close()
+    with pytest.raises(BadRequest, match="other request"):
+        opened(resume=True, request=2)
+    again = opened(resume=True, request=1)
+    assert list(again.done()) == [f"{sheet.name}/{tile.name}"]
+    assert again.view(sheet.name, "map")[tile.rows, tile.cols].all()
+    again.close()
+    fresh = opened(request=1)
+    assert fresh.done() == {}
+    assert (fresh.view(sheet.name, "map")[:, :] == 255).all()
+
+
+class FakeReader:
+    """Cubes whose sensor decides their gaps; one tile cannot be read."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken, self.calls = broken, []
+
+    def __call__(self, row: PlanRow, choice: Choice) -> tuple[Cube, float]:
+        self.calls.append((row.tile.name, choice.sensor))
+        if row.tile.name == self.broken:
+            raise DataTrouble("cannot read vv of S1A_X")
+        h, w = row.tile.geobox.shape
+        bands = ("vv", "vh") if choice.sensor == "s1" else CROPLAND.features["s2"][:9]
+        x = np.ones((12, len(bands), h, w), np.float32)
+        count = np.ones((12, h, w), np.uint8)
+        if choice.sensor == "s2":
+            count[:, : h // 2] = 0
+            x[:, :, : h // 2] = np.nan
+        return Cube(choice.sensor, bands, YEAR, row.tile.geobox, x, count), 0.0
+
+
+def rows_of(order: tuple[str, ...]) -> list[PlanRow]:
+    (sheet,) = sheets(AREA, 10)
+    choices = tuple(Choice(key, (0,), 12.0, 0.9) for key in order)
+    return [PlanRow(sheet, tile, choices, "test") for tile in sheet.tiles(32)]
+
+
+def test_gaps_of_the_first_sensor_are_filled_from_the_next(opened) -> None:
+    store = opened()
+    rows = rows_of(("s2", "s1"))
+    seen: list[TileRecord] = []
+    records = run_tiles(rows, FakeReader(), predictor_of(), store, seen.append)
+    assert seen == records
+    (sheet,) = sheets(AREA, 10)
+    inside = sheet.inside(sheet.geobox)
+    used = store.view(sheet.name, "sensor")[:, :]
+    assert set(np.unique(used[inside])) == {1, 2}
+    assert (used[~inside] == 255).all()
+    assert (store.view(sheet.name, "map")[:, :][inside] != 255).all()
+    assert (store.view(sheet.name, "observations")[:, :][inside] == 12).all()
+    both = [r for r in records if len(r.mapped_px) > 1]
+    assert both
+    assert "gaps filled from s1" in both[0].reason
+    assert sum(sum(r.mapped_px.values()) for r in records) == inside.sum()
+
+
+def test_a_gap_of_the_only_sensor_stays_a_gap(opened) -> None:
+    store = opened()
+    records = run_tiles(rows_of(("s2",)), FakeReader(), predictor_of(), store, lambda _: None)
+    (sheet,) = sheets(AREA, 10)
+    inside = sheet.inside(sheet.geobox)
+    values, used = (store.view(sheet.name, name)[:, :] for name in ("map", "sensor"))
+    assert ((values == 255) == (used != 2)).all()
+    assert (used[inside & (values == 255)] == 0).all()
+    assert 0 < sum(r.mapped_px["s2"] for r in records) < inside.sum()
+
+
+def test_a_failed_tile_is_named_and_resumed(opened) -> None:
+    rows = rows_of(("s1",))
+    broken = rows[1].tile.name
+    store = opened()
+    records = run_tiles(rows, FakeReader(broken), predictor_of(), store, lambda _: None)
+    assert [r.status for r in records].count("failed") == 1
+    assert "S1A_X" in records[1].reason
+    store.close()
+    again, reader = opened(resume=True), FakeReader()
+    records = run_tiles(rows, reader, predictor_of(), again, lambda _: None)
+    assert reader.calls == [(broken, "s1")]
+    assert {r.status for r in records} == {"mapped"}
+    json.dumps([dataclasses.asdict(r) for r in records])

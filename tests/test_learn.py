@@ -1,0 +1,416 @@
+"""Splits, augmentation, metrics, the training loop and the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline import cli
+from pipeline import train as command_line
+from pipeline.data.checkpoints import load_checkpoint
+from pipeline.data.points import read_samples, write_samples
+from pipeline.learn.augment import Augmentation, thin
+from pipeline.learn.evaluate import Contest, fit_network
+from pipeline.learn.fit import Settings, arrays, predict
+from pipeline.learn.metrics import decide, fit_temperature, half_width, r2, scores
+from pipeline.learn.splits import folds, hold_out, inner_split, joined_groups
+from pipeline.learn.table import S2_TO_OLI, stack, tensors
+from pipeline.prep.features import features, model_input
+from pipeline.spec.card import SensorCard
+from pipeline.spec.errors import BadRequest
+from pipeline.spec.sensors import SENSORS
+from pipeline.spec.tasks import task
+
+CROPLAND, LFMC = task("cropland"), task("lfmc")
+REAL = Path(__file__).parents[2] / "shared" / "data" / "points"
+TINY = ["--width", "8", "--dense", "8", "--features", "8", "--epochs", "8", "--threads", "1"]
+
+
+def simulate(folder, n=120, task=CROPLAND, sensors=("s1", "s2"), name="made_up", seed=0):
+    """A sample set whose target each sensor sees through noise; 24 places."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n) if task is CROPLAND else rng.uniform(50, 200, n)
+    signal = (y if task is CROPLAND else (y - 125) / 50)[:, None, None]
+    season = np.sin(np.arange(task.steps))[None, :, None]
+    level = {"s1": (-14, 2), "s2": (0.25, 0.04), "l8": (0.25, 0.04)}
+    series, bands = {}, {}
+    for key in sensors:
+        bands[key] = SENSORS[key].band_names
+        mean, spread = level[key]
+        noise = rng.normal(size=(n, task.steps, len(bands[key])))
+        x = (mean + spread * (signal * season + 0.3 * noise)).astype(np.float32)
+        x[rng.random((n, task.steps)) < 0.1] = np.nan
+        series[key] = x
+    place = np.arange(n) % 24
+    samples = pd.DataFrame({
+        "sample_id": [f"p{k}" for k in range(n)], "lon": 4 + 0.1 * place, "lat": 51.0,
+        "group": [f"g{k}" for k in place], "y": y,
+    })
+    radiometry = {"s1": "sigma0", "s2": "l2a", "l8": "landsat-c2-sr"}
+    write_samples(folder, samples, np.arange(task.steps) + 2020 * 12, series, task=task, name=name,
+                  licence="CC0-1.0", label_column="y", bands=bands,
+                  radiometry={k: radiometry[k] for k in sensors})
+    return folder
+
+
+def table_of(folder, sensors=("s1", "s2"), task=CROPLAND):
+    return stack([read_samples(folder, task, sensors)], task, sensors)
+
+
+# ---- splits
+
+
+def test_folds_cut_no_group_and_cover_every_row_once():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 40, 500)
+    strata = np.where(groups < 10, "small", "large")
+    masks = folds(groups, strata, 5, rng)
+    assert (np.sum(masks, axis=0) == 1).all()
+    for test in masks:
+        assert not set(groups[test]) & set(groups[~test])
+        assert abs(test.sum() - 100) < 25
+        assert abs((test & (strata == "small")).sum() - (strata == "small").sum() / 5) < 20
+
+
+def test_folds_need_enough_groups():
+    with pytest.raises(ValueError, match="3 groups cannot make 5 folds"):
+        folds(np.arange(3), np.zeros(3), 5, np.random.default_rng(0))
+
+
+def test_the_inner_split_is_of_whole_groups():
+    groups = np.repeat(np.arange(20), 5)
+    inner = inner_split(groups, np.zeros(100), 0.15, np.random.default_rng(0))
+    assert 10 <= inner.sum() <= 20
+    assert not set(groups[inner]) & set(groups[~inner])
+
+
+def test_groups_of_two_sets_at_one_place_become_one():
+    names = np.array(["a", "a", "b", "b", "a"])
+    groups = np.array(["1", "2", "1", "2", "3"])
+    lon = np.array([4.001, 5.0, 4.002, 6.0, 5.001])  # a/1 and b/1 share a place; a/2, a/3 do, too
+    got = joined_groups(names, groups, lon, np.full(5, 51.001))
+    assert got[0] == got[2]
+    # within one set its own groups rule: neighbours are not merged
+    assert len(set(got)) == 4
+
+
+def test_holding_out_a_set_takes_the_joined_groups_along():
+    names = np.array(["a", "a", "b", "b"])
+    (test,) = hold_out(names, np.array([0, 1, 0, 2]), ["b"])
+    assert test.tolist() == [True, False, True, True]
+
+
+# ---- metrics
+
+
+def test_scores_of_a_classification():
+    got = scores(CROPLAND, np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
+    # F1 of class 0: 2*1*(2/3)/(1+2/3) = 0.8; of class 1: 2/3; weighted 3:1
+    assert got["weighted F1"] == pytest.approx(0.75 * 0.8 + 0.25 * 2 / 3)
+    assert got["accuracy"] == 0.75
+
+
+def test_scores_of_a_regression():
+    target, output = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.0])
+    assert r2(target, output) == pytest.approx(1 - 1 / 2)
+    assert scores(LFMC, target, output)["RMSE"] == pytest.approx(np.sqrt(1 / 3))
+    assert half_width(np.zeros(11), np.arange(11.0)) == pytest.approx(9)
+
+
+def test_values_are_given_in_their_unit_and_range():
+    got = decide(LFMC, np.array([[0.0], [1.0], [99.0]]), 100.0, 20.0)
+    assert got.tolist() == [100.0, 120.0, 400.0]
+
+
+def test_temperature_recovers_how_overconfident_logits_are():
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 1.5, 20000)
+    target = (rng.random(20000) < 1 / (1 + np.exp(-true))).astype(int)
+    logits = np.stack([np.zeros_like(true), 3 * true], 1)
+    assert fit_temperature(logits, target) == pytest.approx(3, rel=0.1)
+
+
+# ---- augmentation
+
+CARD = SensorCard(("vv", "vh", "vh_vv"), (-10.0, -17.0, -7.0), (3.0, 3.5, 2.0), "sigma0",
+                  ("sigma0",), (12,), (0.0,))
+
+
+def s1_input(n=64, seed=0):
+    x = np.random.default_rng(seed).normal(-14, 3, (n, 12, 2)).astype(np.float32)
+    x[:, ::5] = np.nan
+    return x, torch.from_numpy(model_input(x, np.isfinite(x[..., 0]), np.arange(12), ("vv", "vh"),
+                                           CARD))
+
+
+def test_thinning_keeps_so_many_valid_steps_and_makes_true_gaps():
+    _, x = s1_input()
+    got = thin(x, 3, torch.full((64,), 4), torch.Generator().manual_seed(0))
+    kept = got[..., 3] > 0
+    assert (kept.sum(1) == 4).all()
+    assert (x[..., 3][kept] == 1).all()
+    assert torch.equal(got[..., :3][kept], x[..., :3][kept])
+    assert (got[..., :3][~kept] == 0).all()
+    assert torch.equal(got[..., 4:], x[..., 4:])  # the season stays
+
+
+def test_thinning_to_more_steps_than_there_are_changes_nothing():
+    _, x = s1_input()
+    assert torch.equal(thin(x, 3, torch.full((64,), 12), torch.Generator()), x)
+
+
+def test_a_level_shift_is_what_shifted_decibels_would_have_become():
+    raw, x = s1_input(8)
+    augment = Augmentation.of("s1", CARD, drop=0.0, jitter=True)
+    got = augment(x, torch.Generator().manual_seed(3))
+    u = 2 * torch.rand((8, 1, 1), generator=torch.Generator().manual_seed(3)) - 1
+    moved = (raw + 1.5 * u.numpy()).astype(np.float32)
+    want = model_input(moved, np.isfinite(raw[..., 0]), np.arange(12), ("vv", "vh"), CARD)
+    np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
+    assert np.abs(got.numpy() - x.numpy()).max() > 0.1
+
+
+def test_a_gain_is_what_brighter_reflectance_would_have_become():
+    names = CROPLAND.features["l8"]
+    card = SensorCard(names, (0.1, 0.12, 0.1, 0.3, 0.2, 0.15, 0.5, 0.1), (0.05,) * 8,
+                      "landsat-c1-sr", ("landsat-c1-sr",), (12,), (0.0,))
+    raw = np.random.default_rng(0).uniform(0.05, 0.5, (8, 12, 6)).astype(np.float32)
+    raw[:, 3] = np.nan
+    valid, bands = np.isfinite(raw[..., 0]), SENSORS["l8"].band_names
+    x = torch.from_numpy(model_input(raw, valid, np.arange(12), bands, card))
+    got = Augmentation.of("l8", card, drop=0.0, jitter=True)(x, torch.Generator().manual_seed(3))
+    u = 2 * torch.rand((8, 1, 1), generator=torch.Generator().manual_seed(3)) - 1
+    moved = (raw * (1 + 0.05 * u.numpy())).astype(np.float32)
+    np.testing.assert_allclose(got.numpy(), model_input(moved, valid, np.arange(12), bands, card),
+                               atol=1e-4)
+
+
+def test_augmentation_may_be_off():
+    _, x = s1_input()
+    off = Augmentation.of("s1", CARD, drop=0.0, jitter=False)
+    assert torch.equal(off(x, torch.Generator()), x)
+    lossy = Augmentation.of("s1", CARD, drop=1.0, jitter=False)(x, torch.Generator())
+    steps = lossy[..., 3].sum(1)
+    assert (steps >= 1).all()
+    assert steps.mean() < x[..., 3].sum(1).mean() - 2
+
+
+# ---- table
+
+
+def test_the_normaliser_sees_training_rows_only(tmp_path):
+    table = table_of(simulate(tmp_path))
+    rows = table.groups % 2 == 0
+    data = tensors(table, rows)
+    raw = features(table.series["s1"][0], table.bands["s1"], CROPLAND.features["s1"])[rows]
+    np.testing.assert_allclose(data.cards["s1"].mean, np.nanmean(raw, (0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(data.cards["s1"].std, np.nanstd(raw, (0, 1)), rtol=1e-4)
+    share = np.bincount(table.target[rows]) / rows.sum()
+    np.testing.assert_allclose(data.class_weights.numpy(), 1 / (2 * share), rtol=1e-5)
+
+
+def test_sets_without_a_sensor_have_gaps_there(tmp_path):
+    both = read_samples(simulate(tmp_path / "a", name="a"), CROPLAND)
+    s1 = read_samples(simulate(tmp_path / "b", sensors=("s1",), name="b"), CROPLAND)
+    table = stack([both, s1], CROPLAND, ("s1", "s2"))
+    data = tensors(table, np.ones(240, bool))
+    assert data.present.sum(0).tolist() == [240, 120]
+    assert (data.inputs["s2"][120:, :, :11] == 0).all()
+    with pytest.raises(BadRequest, match="no sample set has the sensor"):
+        stack([s1], CROPLAND, ("l8",))
+
+
+def test_landsat_derived_from_sentinel_is_trained_on_but_not_scored(tmp_path):
+    real = read_samples(simulate(tmp_path / "a", sensors=("s2", "l8"), name="a"), CROPLAND)
+    s2 = read_samples(simulate(tmp_path / "b", sensors=("s2",), name="b"), CROPLAND)
+    table = stack([real, s2], CROPLAND, ("s2", "l8"), derive_l8=True)
+    assert table.derived["l8"].tolist() == [False] * 120 + [True] * 120
+    assert not table.scored("l8")[120:].any()
+    assert table.scored("l8")[:120].all()
+    x = table.series["l8"][0][120:]
+    b4 = s2.series["s2"][0][..., s2.bands["s2"].index("B04")]
+    band, slope, offset = S2_TO_OLI["red"]
+    assert (band, slope, offset) == ("B04", 0.9765, 0.0009)
+    np.testing.assert_allclose(x[..., table.bands["l8"].index("red")], slope * b4 + offset,
+                               rtol=1e-6)
+    np.testing.assert_array_equal(table.series["l8"][0][:120], real.series["l8"][0])
+
+
+# ---- training
+
+
+def contest(table, **settings):
+    options = {"sensors": {k: len(CROPLAND.features[k]) + 3 for k in table.sensors}, "steps": 12,
+               "outputs": 2, "width": 8, "dense": 8, "features": 8}
+    return Contest(("mdico",), "tempcnn", options, Settings(batch=32, **settings), False)
+
+
+def test_training_is_deterministic_and_learns(tmp_path):
+    table = table_of(simulate(tmp_path))
+    everything = np.ones(len(table.sample), bool)
+    data = tensors(table, everything)
+    made = [fit_network("mdico", contest(table, epochs=8), data, table, everything, None, 3)
+            for _ in range(2)]
+    first, second = (arrays(f.module) for f in made)
+    assert all(np.array_equal(first[k], second[k]) for k in first)
+    for sensor in table.sensors:
+        raw = predict(made[0].module, sensor, data.inputs[sensor]).numpy()
+        assert (raw.argmax(1) == table.target).mean() > 0.9
+
+
+def test_stopping_ends_with_the_best_epochs_weights(tmp_path):
+    table = table_of(simulate(tmp_path))
+    validate = table.groups % 4 == 0
+    data = tensors(table, ~validate)
+    one = contest(table, epochs=12, patience=3, drop=0.0, jitter=False)
+    stopped = fit_network("mdico", one, data, table, ~validate, validate, 0)
+    again = fit_network("mdico", contest(table, epochs=stopped.epochs, drop=0.0, jitter=False),
+                        data, table, ~validate, None, 0)
+    for key, value in arrays(stopped.module).items():
+        np.testing.assert_array_equal(value, arrays(again.module)[key])
+
+
+# ---- command line
+
+
+def run(*args):
+    return cli.run(command_line.command, list(map(str, args)))
+
+
+def test_train_writes_an_evaluated_checkpoint(tmp_path, capsys):
+    simulate(tmp_path / "set", sensors=("s1", "s2", "l8"))
+    out = tmp_path / "runs" / "demo"
+    assert run("--task", "cropland", "--samples", tmp_path / "set", "--out", out, "--folds", 2,
+               "--json", "--quiet", *TINY) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    report = json.loads(captured.out)
+    assert set(report["scores"]) == {"mdico", "individual", "inner", "extra-trees",
+                                     "extra-trees, season only"}
+    card, weights = load_checkpoint(out)
+    assert set(card.sensors) == {"s1", "s2", "l8"}
+    assert card.sensors["s1"].accepts == ("sigma0", "gamma0-rtc")
+    assert card.sensors["l8"].accepts == ("landsat-c2-sr", "landsat-c1-sr")
+    assert card.sensors["s2"].coverage_steps == (1, 2, 3, 4, 6, 8, 10, 12)
+    for key, s in card.sensors.items():
+        assert s.score == pytest.approx(report["scores"]["mdico"][key]["mean"], abs=1e-4)
+        # to leave all twelve steps is to leave everything
+        assert s.coverage_score[-1] == pytest.approx(s.score, abs=1e-4)
+        assert s.coverage_score[0] < s.coverage_score[-1]
+        assert s.coverage_half_width == ()
+    assert set(card.baselines) == {"Individual", "extra-trees", "extra-trees, season only"}
+    assert card.data[0]["name"] == "made_up"
+    assert "2 folds by whole groups" in card.protocol
+    assert any("Training shifted radar levels" in note for note in card.notes)
+    assert "head.s1.weight" in weights
+
+
+def test_train_a_regression_in_one_random_fold(tmp_path, capsys):
+    simulate(tmp_path / "set", task=LFMC)
+    out = tmp_path / "lfmc"
+    assert run("--task", "lfmc", "--samples", tmp_path / "set", "--out", out, "--fast",
+               "--protocol", "random", "--no-jitter", *TINY, "--epochs", 30) == 0
+    captured = capsys.readouterr()
+    assert "R2" in captured.out
+    assert "fold 1" in captured.err
+    card, _ = load_checkpoint(out)
+    s1 = card.sensors["s1"]
+    assert s1.accepts == ("sigma0",)
+    assert s1.coverage_steps == (1, 2, 3, 4)
+    assert len(s1.coverage_half_width) == 4
+    assert 0 < s1.half_width_at(4) < 120
+    assert card.target_mean == pytest.approx(125, abs=15)
+    assert s1.temperature == 1
+    assert "one test fold" in card.protocol
+    assert "single samples" in card.protocol
+
+
+def test_no_evaluate_says_so_on_the_card(tmp_path):
+    simulate(tmp_path / "set", sensors=("s1",))
+    assert run("--task", "cropland", "--samples", tmp_path / "set", "--out", tmp_path / "x",
+               "--no-evaluate", "--quiet", *TINY) == 0
+    card, _ = load_checkpoint(tmp_path / "x")
+    assert "not evaluated" in card.protocol
+    assert card.baselines == {}
+
+
+def test_a_held_out_set_is_the_only_test(tmp_path, capsys):
+    simulate(tmp_path / "a", name="a")
+    simulate(tmp_path / "b", name="b", seed=1)
+    samples = pd.read_parquet(tmp_path / "b" / "samples.parquet")
+    samples.assign(lon=samples.lon + 9).to_parquet(tmp_path / "b" / "samples.parquet")
+    assert run("--task", "cropland", "--samples", tmp_path / "a", "--samples", tmp_path / "b",
+               "--out", tmp_path / "x", "--hold-out", "b", "--no-baselines", "--json", "--quiet",
+               *TINY) == 0
+    sets = json.loads(capsys.readouterr().out)["scores"]["mdico"]["s1"]["sets"]
+    assert set(sets) == {"b"}
+
+
+def test_sets_of_restricted_licence_are_named_on_the_card(tmp_path):
+    folder = simulate(tmp_path / "set", sensors=("s1",))
+    sidecar = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(sidecar | {"licence": "CC BY-NC-ND 4.0"}))
+    assert run("--task", "cropland", "--samples", folder, "--out", tmp_path / "x",
+               "--no-evaluate", "--per-set", 100, "--quiet", *TINY) == 0
+    card, _ = load_checkpoint(tmp_path / "x")
+    assert any("restricted" in n and "made_up (CC BY-NC-ND 4.0)" in n for n in card.notes)
+    assert card.data[0]["rows"] == 100
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (["--task", "lakes"], "unknown task"),
+    (["--sensors", "s1,s9"], "unknown sensor"),
+    (["--sensors", "l8"], "none of the sensors"),
+    (["--folds", "0"], "--folds is too small"),
+    (["--folds", "40"], "24 groups"),
+    (["--drop", "1.5"], "--drop is out of range"),
+    (["--protocol", "sites"], "unknown protocol"),
+    (["--hold-out", "nothing"], "no such sample set to hold out"),
+    (["--derive-l8"], "needs a set with real l8"),
+    (["--samples", "nowhere"], "not a folder of samples"),
+    (["--wdth", "3"], "unrecognized arguments"),
+])
+def test_bad_requests_are_one_line_and_exit_2(tmp_path, capsys, change, says):
+    simulate(tmp_path / "set")
+    assert run("--task", "cropland", "--samples", tmp_path / "set", "--out", tmp_path / "x",
+               *TINY, *change) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_one_class_alone_and_an_output_that_is_a_file_are_refused(tmp_path, capsys):
+    folder = simulate(tmp_path / "set")
+    (tmp_path / "file").write_text("")
+    base = ("--task", "cropland", "--samples", folder, *TINY)
+    assert run(*base, "--out", tmp_path / "file") == 2
+    samples = pd.read_parquet(folder / "samples.parquet")
+    samples.assign(y=1).to_parquet(folder / "samples.parquet")
+    assert run(*base, "--out", tmp_path / "x") == 2
+    assert "all samples are of one class" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path, monkeypatch, capsys):
+    simulate(tmp_path / "set")
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.learn.train.arrays", interrupt)
+    assert run("--task", "cropland", "--samples", tmp_path / "set", "--out", tmp_path / "x",
+               "--no-evaluate", "--quiet", *TINY) == 130
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/points is not there")
+def test_real_points_are_told_apart_better_than_by_their_season(tmp_path, capsys):
+    assert run("--task", "cropland", "--samples", REAL / "itu_cropland", "--sensors", "s2",
+               "--out", tmp_path / "x", "--folds", 1, "--json", "--quiet", *TINY) == 0
+    got = json.loads(capsys.readouterr().out)["scores"]
+    assert got["mdico"]["s2"]["mean"] > 0.75
+    assert got["mdico"]["s2"]["mean"] > got["extra-trees, season only"]["s2"]["mean"] + 0.1
