@@ -47,8 +47,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; add --resume to go on (map), or type it again",
-              file=sys.stderr)
+        print("interrupted: what was finished is kept; type the command again (pipeline.map: with "
+              "--resume)", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -258,7 +258,8 @@ def _identity(made: MapPlan) -> dict[str, Any]:
     request = {k: v for k, v in made.request.to_json().items() if k != "checkpoint"}
     area = "".join(shapely.to_wkb(s.area, hex=True) for s in made.sheets)
     return {
-        **request, "area": hashlib.sha256(area.encode()).hexdigest(), "card": made.card.sha256, "feature_path": made.card.feature_path,
+        **request, "area": hashlib.sha256(area.encode()).hexdigest(),
+        "card": made.card.sha256, "feature_path": made.card.feature_path,
         "items": {k: v.fingerprint for k, v in made.items.items()},
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import rasterio
 import rioxarray
+import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
@@ -16,6 +17,7 @@ from rasterio.vrt import WarpedVRT
 from pipeline.data.aoi import Aoi, read_aoi
 from pipeline.data.load import open_composite
 from pipeline.data.search import search
+from pipeline.data.stacks import Loader
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.grid import utm_epsg, utm_zone, window
 from pipeline.spec.sensors import sensor as sensor_of
@@ -32,7 +34,7 @@ def open_cube(
     catalog: str | None = None,
     bands: tuple[str, ...] | None = None,
     resolution: int | None = None,
-    loader: str = "odc",
+    loader: Loader = "odc",
 ) -> xr.Dataset:
     """Monthly composites of one sensor over an area, lazily.
 
@@ -47,7 +49,7 @@ def open_cube(
         loader: ``odc`` or ``stackstac``.
 
     Returns:
-        Dask-backed dataset in the UTM zone of the area's centre: ``x`` (time, band, y, x)
+        Dask-backed dataset in the UTM zone of the area's centre: ``value`` (time, band, y, x)
         float32, reflectance or dB, NaN for gaps, and ``count`` (time, y, x) valid observations.
 
     Raises:
@@ -132,7 +134,7 @@ def _open_layer(paths: list[Path]) -> xr.DataArray:
     union = (min(b[0] for b in bounds), min(b[1] for b in bounds),
              max(b[2] for b in bounds), max(b[3] for b in bounds))
     grid = window(union, crs.to_epsg(), int(pixel))
-    parts = [_array(rioxarray.open_rasterio(_warped(path, grid), chunks=chunks)) for path in
+    parts = [_array(rioxarray.open_rasterio(_warped(path, crs, grid), chunks=chunks)) for path in
              sorted(paths, key=lambda p: p != largest)]
     merged = parts[0]
     for part in parts[1:]:
@@ -144,9 +146,9 @@ def _array(opened: Any) -> xr.DataArray:
     return opened.squeeze("band", drop=True)
 
 
-def _warped(path: Path, grid: GeoBox) -> WarpedVRT:
+def _warped(path: Path, crs: Any, grid: GeoBox) -> WarpedVRT:
     return WarpedVRT(
-        rasterio.open(path), crs=grid.crs.to_wkt(), transform=grid.affine, width=grid.shape.x,
+        rasterio.open(path), crs=crs, transform=grid.affine, width=grid.shape.x,
         height=grid.shape.y, resampling=Resampling.nearest,
     )
 
@@ -167,11 +169,14 @@ def _one_grid(area: Aoi, pixel_m: int) -> GeoBox:
     centre = area.geometry.centroid
     epsg = utm_epsg(utm_zone(centre.x), centre.y >= 0)
     to_utm = Transformer.from_crs(4326, epsg, always_xy=True)
-    west, south, east, north = area.geometry.bounds
+    west, _, east, _ = area.geometry.bounds
     if east - west > 12:
         raise BadRequest("the area is too wide for one cube", got=f"{east - west:.1f} degrees",
                          allowed="12 degrees", then="open it in parts")
-    return window(to_utm.transform_bounds(west, south, east, north), epsg, pixel_m)
+    outline = shapely.segmentize(area.geometry, 0.02)
+    return window(
+        shapely.transform(outline, to_utm.transform, interleaved=False).bounds, epsg, pixel_m
+    )
 
 
 

@@ -1,4 +1,4 @@
-"""What every test gets: no network but loopback, one thread a kernel, the real data if it is there."""
+"""What every test gets: no network but loopback, and the real data if it is there."""
 
 from __future__ import annotations
 

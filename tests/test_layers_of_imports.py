@@ -1,4 +1,4 @@
-"""The house's one rule: imports point one way, spec <- prep <- data <- {learn, infer} <- publish."""
+"""One rule: imports point one way, spec <- prep <- data <- {learn, infer} <- publish."""
 
 from __future__ import annotations
 

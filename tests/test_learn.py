@@ -26,7 +26,10 @@ from pipeline.spec.tasks import task
 
 CROPLAND, LFMC = task("cropland"), task("lfmc")
 REAL = Path(__file__).parents[2] / "shared" / "data" / "points"
-TINY = ["--width", "8", "--dense", "8", "--features", "8", "--epochs", "8", "--threads", "1"]
+TINY = ["--width", "8", "--dense", "8", "--features", "8", "--epochs", "8", "--lr", "0.01",
+        "--batch", "32", "--threads", "1"]
+
+torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 
 def simulate(folder, n=120, task=CROPLAND, sensors=("s1", "s2"), name="made_up", seed=0):
@@ -245,7 +248,7 @@ def test_landsat_derived_from_sentinel_is_trained_on_but_not_scored(tmp_path):
 def contest(table, **settings):
     options = {"sensors": {k: len(CROPLAND.features[k]) + 3 for k in table.sensors}, "steps": 12,
                "outputs": 2, "width": 8, "dense": 8, "features": 8}
-    return Contest(("mdico",), "tempcnn", options, Settings(batch=32, **settings), False)
+    return Contest(("mdico",), "tempcnn", options, Settings(batch=32, lr=0.01, **settings), False)
 
 
 def test_training_is_deterministic_and_learns(tmp_path):

@@ -72,7 +72,8 @@ def test_a_map_of_two_zones_is_complete_and_valid(run, tmp_path: Path, capsys) -
     for sheet in ("utm31n", "utm32n"):
         layers = {p.stem: p for p in tifs(out / sheet)}
         values, used, seen, sure = (
-            rasterio.open(layers[n]).read(1) for n in ("map", "sensor", "observations", "confidence")
+            rasterio.open(layers[name]).read(1)
+            for name in ("map", "sensor", "observations", "confidence")
         )
         assert set(np.unique(values)) <= {0, 1, 255}
         assert ((values == 255) == np.isin(used, (0, 255))).all()

@@ -88,9 +88,9 @@ def test_errors_of_the_disk_are_told_apart(tmp_path: Path, monkeypatch, code, ki
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     for act in (writable_folder, open_stage, lambda p: atomic_write_text(p / "f.txt", "x")):
-        with pytest.raises(BadRequest, match="cannot write .*out"):
+        with pytest.raises(BadRequest, match=r"cannot write .*out"):
             act(tmp_path / "out")
-    with pytest.raises(BadRequest, match="cannot write .*deep"):
+    with pytest.raises(BadRequest, match=r"cannot write .*deep"):
         writable_folder(tmp_path / "out" / "deep")
 
 

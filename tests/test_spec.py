@@ -164,7 +164,8 @@ def test_a_card_survives_json() -> None:
 
 def test_coverage_is_interpolated_and_never_extrapolated() -> None:
     s1 = make_card().sensors["s1"]
-    assert [s1.score_at(k) for k in (0, 1, 2.5, 12, 99)] == pytest.approx([0.5, 0.5, 0.65, 0.9, 0.9])
+    found = [s1.score_at(k) for k in (0, 1, 2.5, 12, 99)]
+    assert found == pytest.approx([0.5, 0.5, 0.65, 0.9, 0.9])
     assert s1.half_width_at(8) == pytest.approx(35.0)
     bare = dataclasses.replace(s1, coverage_half_width=())
     assert math.isnan(bare.half_width_at(3))

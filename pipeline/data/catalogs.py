@@ -7,6 +7,7 @@ leave out with the reason. Which of them are wanted, ``search`` decides.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,11 @@ TIMEOUT_S = 60  # of one request
 _MAX_VERTICES = 300  # of the outline in a request; servers refuse or crawl on large ones
 _NOT_STAC = (
     pystac.STACError, pystac_client.exceptions.APIError, NotImplementedError, ValueError, KeyError,
-    TypeError, AttributeError,
+    TypeError, AttributeError, pystac_client.warnings.PystacClientWarning,
 )
+# What of an HTTP library's long message a user needs.
+_CAUSES = (r"\[Errno -?\d+\] ([^'\")]+)", r"(Failed to resolve '[^']+')", r"(timed out)",
+           r"(too many \d+ error responses)")
 
 
 def from_api(url: str, sensor: str, area: BaseGeometry, timeline: Timeline) -> Found:
@@ -227,4 +231,6 @@ def _without_nulls(record: Record) -> Record:
 
 
 def _one_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+    text = " ".join(str(error).split())
+    causes = [found[1] for cause in _CAUSES if (found := re.search(cause, text))]
+    return causes[0] if causes else text[:200] or type(error).__name__

@@ -72,7 +72,7 @@ def run_tiles(
     """
     done = store.done()
     todo = [row for row in rows if _key(row) not in done]
-    records = {key: record for key, record in done.items()}
+    records = dict(done)
     for row in rows:
         if _key(row) in done:
             finished(done[_key(row)])

@@ -128,8 +128,8 @@ class RunStore:
     def view(self, sheet: str, layer: str) -> SheetView:
         """A layer of a sheet, as an array of the sheet's shape."""
         top, left = self._origin[sheet]
-        return SheetView(self._arrays[sheet][layer], top, left,
-                         tuple(self._sheets[sheet].geobox.shape))
+        h, w = self._sheets[sheet].geobox.shape
+        return SheetView(self._arrays[sheet][layer], top, left, (h, w))
 
     def __enter__(self) -> RunStore:
         return self

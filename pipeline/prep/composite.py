@@ -87,9 +87,8 @@ def aggregate(values: np.ndarray, factor: int) -> np.ndarray:
         return values
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")  # a block of gaps is a gap
-        return np.nanmean(_blocks(values, factor), axis=(-3, -1), dtype=np.float64).astype(
-            np.float32
-        )
+        mean = np.nanmean(_blocks(values, factor), axis=(-3, -1), dtype=np.float64)
+    return np.asarray(mean, np.float32)
 
 
 def aggregate_count(count: np.ndarray, factor: int) -> np.ndarray:

@@ -63,7 +63,7 @@ def bands_needed(features: Sequence[str], available: Sequence[str]) -> tuple[str
             need.add(name)
             continue
         choices = INDICES[name][0] if name in INDICES else ()
-        need.update(next(c for c in (*choices, (name,)) if set(c) <= set(available) or c == (name,)))
+        need.update(next((c for c in choices if set(c) <= set(available)), (name,)))
     if missing := need - set(available):
         raise KeyError(f"no band or index {sorted(missing)} among {list(available)}")
     return tuple(b for b in available if b in need)

@@ -41,8 +41,11 @@ def scaling(
         return source.scale, S2_OFFSET if (major, minor) >= S2_OFFSET_SINCE else 0.0
     if source.offset_rule == "raster-bands":
         try:
-            band = asset["raster:bands"][0]
-            return float(band["scale"]), float(band["offset"])
+            if "raster:bands" in asset:
+                band = asset["raster:bands"][0]
+                return float(band["scale"]), float(band["offset"])
+            band = {**asset, **(asset.get("bands") or [{}])[0]}  # STAC 1.1
+            return float(band["raster:scale"]), float(band["raster:offset"])
         except (KeyError, IndexError, TypeError, ValueError):
             raise ValueError("raster:bands scale and offset are missing") from None
     return source.scale, source.offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,9 +164,8 @@ def _geojson(area: BaseGeometry) -> dict[str, Any]:
     """GeoJSON with 7 decimals (1 cm) and exterior rings counter-clockwise (RFC 7946, 3.1.6)."""
     rounded = shapely.transform(area, lambda xy: xy.round(7))
     parts = [orient(part) for part in shapely.get_parts(rounded)]
-    return dict(shapely.geometry.mapping(
-        parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
-    ))
+    whole = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    return json.loads(shapely.to_geojson(whole))
 
 
 def _relative(href: str) -> str:

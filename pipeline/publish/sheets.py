@@ -1,4 +1,4 @@
-"""Run store -> verified files: the COGs, previews and STAC items of all sheets, the manifest last."""
+"""Run store -> verified files: COGs, previews and STAC items of all sheets, then the manifest."""
 
 from __future__ import annotations
 

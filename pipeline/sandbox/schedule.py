@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import shapely
 from affine import Affine
@@ -56,6 +57,7 @@ def zones(params: SandboxParams) -> tuple[int, ...]:
     return tuple(range(utm_zone(west), utm_zone(east) + 1))
 
 
+@lru_cache(maxsize=16)
 def zone_grid(params: SandboxParams, zone: int, sensor: str) -> GeoBox:
     """Grid of 10 m pixels that a sensor's scenes of a zone lie on.
 
@@ -89,6 +91,7 @@ def s2_gap_box(params: SandboxParams) -> BaseGeometry:
     return shapely.box(-far, hy - 2 * hy * params.s2_gap, -hx + hx * params.s2_gap, far)
 
 
+@lru_cache(maxsize=16)
 def mgrs_tile(zone: int, grid: GeoBox) -> str:
     """MGRS 100 km square of a grid's centre (northern hemisphere), such as ``31TGJ``."""
     left, low, right, top = grid.boundingbox.bbox
@@ -168,6 +171,7 @@ def _l8(params: SandboxParams, zone: int) -> list[Product]:
     return found
 
 
+@lru_cache(maxsize=16)
 def footprint(grid: GeoBox) -> BaseGeometry:
     """Outline of a grid in EPSG:4326."""
     outline = shapely.box(*grid.boundingbox.bbox)
