@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pipeline.spec.errors import BadRequest, PipelineError
 
+_BOUNDS = re.compile(r"^-[\d.]+,")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -23,6 +25,17 @@ class Parser(argparse.ArgumentParser):
             BadRequest: always.
         """
         raise BadRequest(message, then=f"see {self.prog} --help")
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Parse, with bounds west of Greenwich (``--aoi -5,40,-4,41``) read as the value they are,
+        not as an option."""
+        joined: list[str] = []
+        for arg in sys.argv[1:] if args is None else args:
+            if joined and _BOUNDS.match(arg) and joined[-1].startswith("--"):
+                joined[-1] += f"={arg}"
+            else:
+                joined.append(arg)
+        return super().parse_known_args(joined, namespace)
 
 
 def parser(prog: str, description: str) -> Parser:

@@ -58,6 +58,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                    help="train l8 on band-pass adjusted s2 where there is no l8")
     p.add_argument("--per-set", type=int, default=0, metavar="N",
                    help="most samples of a set (default: all)")
+    p.add_argument("--note", action="append", default=[], metavar="TEXT",
+                   help="what a user must know, put on the card; repeatable")
     p.add_argument("--no-evaluate", action="store_true", help="train only")
     p.add_argument("--no-baselines", action="store_true",
                    help="leave Individual and extra-trees out of the folds")
@@ -100,7 +102,7 @@ def make_request(args: argparse.Namespace) -> TrainRequest:
         protocol=Protocol(args.protocol, chosen["folds"], args.seeds, args.seed,
                           tuple(args.hold_out)),
         rivals=not (args.no_baselines or args.fast), evaluate=not args.no_evaluate,
-        per_set=args.per_set, derive_l8=args.derive_l8,
+        per_set=args.per_set, derive_l8=args.derive_l8, notes=tuple(args.note),
     )
 
 

@@ -291,7 +291,7 @@ def test_train_writes_an_evaluated_checkpoint(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.err == ""
     report = json.loads(captured.out)
-    assert set(report["scores"]) == {"mdico", "individual", "inner", "extra-trees",
+    assert set(report["scores"]) == {"mdico", "individual", "mdico, inner split", "extra-trees",
                                      "extra-trees, season only"}
     card, weights = load_checkpoint(out)
     assert set(card.sensors) == {"s1", "s2", "l8"}
@@ -357,8 +357,10 @@ def test_sets_of_restricted_licence_are_named_on_the_card(tmp_path):
     sidecar = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(sidecar | {"licence": "CC BY-NC-ND 4.0"}))
     assert run("--task", "cropland", "--samples", folder, "--out", tmp_path / "x",
-               "--no-evaluate", "--per-set", 100, "--quiet", *TINY) == 0
+               "--no-evaluate", "--per-set", 100, "--note", "Mind the gap.", "--quiet",
+               *TINY) == 0
     card, _ = load_checkpoint(tmp_path / "x")
+    assert card.notes[0] == "Mind the gap."
     assert any("restricted" in n and "made_up (CC BY-NC-ND 4.0)" in n for n in card.notes)
     assert card.data[0]["rows"] == 100
 

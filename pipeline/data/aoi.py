@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
 import pyogrio
 import pyproj
 import shapely
@@ -98,7 +99,7 @@ def _box(wsen: tuple[float, float, float, float], text: str) -> BaseGeometry:
 
 def _read_geojson(path: Path) -> tuple[list[BaseGeometry | None], CRS, dict[str, Any]]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise BadRequest("the AOI is not readable JSON", got=f"{path}: {error}",
                          then="export it again as GeoJSON") from None
@@ -122,6 +123,11 @@ def _read_geojson(path: Path) -> tuple[list[BaseGeometry | None], CRS, dict[str,
     for holder in (features[0] if len(features) == 1 else {}, raw):
         own |= holder.get("properties") or {}
     return shapes, _declared_crs(raw, path), own
+
+
+def _no_number(text: str) -> float:
+    """NaN and infinities, which Python's reader would let through."""
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _shape(geometry: Any) -> BaseGeometry | None:
@@ -188,7 +194,8 @@ def _in_degrees(polygon: BaseGeometry, crs: CRS, text: str) -> BaseGeometry:
             raise BadRequest("the AOI cannot be brought to degrees", got=f"{text}: {error}",
                              then="save it again in WGS 84 (EPSG:4326)") from None
     west, south, east, north = polygon.bounds
-    if not (-360 <= west <= east <= 360 and -90 <= south <= north <= 90):  # also false for NaN
+    finite = np.isfinite(shapely.get_coordinates(polygon)).all()
+    if not (finite and -360 <= west <= east <= 360 and -90 <= south <= north <= 90):
         raise BadRequest(
             "the AOI's coordinates are not degrees", got=f"{text}: {west:g},{south:g},{east:g},"
             f"{north:g}", allowed="longitudes within +-360, latitudes within +-90",

@@ -129,7 +129,7 @@ def open_scenes(
                           dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
             for s in stacks
         ]
-        empty = da.zeros((0, *geobox.shape), np.float32)
+        empty = da.zeros((0, *geobox.shape), dtype=np.float32)
         parts.append(da.concatenate(values or [empty])[order])
     members = [chosen.items[k] for k in index[order]]
     coords: dict = {
@@ -160,7 +160,7 @@ def _compose(
     shape = (2, recipe.n_steps, *geobox.shape)
     chunks = da.core.normalize_chunks((2, recipe.n_steps, chunk, chunk), shape)
     if not stacks:
-        gaps = da.full(shape[1:], np.nan, np.float32, chunks=chunks[1:])
+        gaps = da.full(shape[1:], np.nan, chunks=chunks[1:], dtype=np.float32)
         return da.stack([gaps, da.zeros_like(gaps)])
     return da.map_blocks(
         recipe.cook, *[b for s in stacks for b in s.blocks(band)], band=band, chunks=chunks,

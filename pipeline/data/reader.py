@@ -146,7 +146,7 @@ def nearest(file: rasterio.DatasetReader, window: GeoBox, fill: np.generic) -> n
     if not inside.any():
         return np.full(window.shape, fill)
     # in the window's own CRS these are a row and a column, else (H, W) each
-    if cols.shape == inside.shape:
+    if cols.shape == rows.shape == inside.shape:
         cols_in = rows_in = inside
     c0, c1 = int(cols[cols_in].min()), int(cols[cols_in].max())
     r0, r1 = int(rows[rows_in].min()), int(rows[rows_in].max())

@@ -20,7 +20,7 @@ from pipeline.spec.tasks import Task
 
 Log = Callable[[str], None]
 
-INNER = "inner"  # the trained method on the rows that stopped it: what settings are chosen by
+INNER = "mdico, inner split"  # on the rows that stopped it: what settings are chosen by
 TREES = "extra-trees"
 SEASON = "extra-trees, season only"  # month of the samples, no satellite
 _INNER_SHARE = 0.15

@@ -56,6 +56,7 @@ class TrainRequest:
         evaluate: False = scores come from the split that stops the training, which is optimistic.
         per_set: most samples of each set (0 = all), drawn at random.
         derive_l8: train l8 on band-pass adjusted s2 where there is no l8.
+        notes: put on the card first.
     """
 
     task: Task
@@ -69,6 +70,7 @@ class TrainRequest:
     evaluate: bool = True
     per_set: int = 0
     derive_l8: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def _describe(s: SampleSet) -> dict[str, Any]:
 def _notes(request: TrainRequest, sets: Sequence[SampleSet], table: Table,
            result: Evaluation) -> list[str]:
     """What a user must know, one sentence each."""
-    notes = []
+    notes = list(request.notes)
     closed = [f"{s.name} ({s.licence})" for s in sets if not _is_open(s.licence)]
     if closed:
         notes.append("The weights were trained on sets whose licence is restricted or not stated: "

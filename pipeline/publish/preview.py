@@ -79,7 +79,9 @@ def _panels(grid: Picture) -> tuple[Figure, tuple[Axes, Axes, Axes]]:
     """Map beside the two small panels, or above them where the area is wide."""
     aspect = grid.shape[1] / grid.shape[0]
     if aspect < 1.5:
-        figure = Figure(figsize=(12.5, min(max(8.2 / aspect + 0.9, 6.0), 12)), layout="constrained")
+        height = min(max(8.2 / aspect + 0.9, 6.0), 12)
+        width = min(max(1.52 * (height - 0.9) * aspect, 6.5), 12.5)
+        figure = Figure(figsize=(width, height), layout="constrained")
         cells = figure.add_gridspec(2, 2, width_ratios=[2, 1])
         places = cells[:, 0], cells[0, 1], cells[1, 1]
     else:
@@ -146,9 +148,12 @@ def _colour_bar(axes: Axes, shading: ScalarMappable, label: str) -> None:
 
 
 def _limits(values: np.ndarray) -> Normalize:
-    """2nd to 98th percentile: a few odd pixels must not wash out the fields."""
+    """2nd to 98th percentile, so that a few odd pixels do not wash out the fields; at least a tenth
+    of the middle value, so that a flat map looks flat."""
     low, high = np.percentile(values, [2, 98]) if values.size else (0.0, 1.0)
-    return Normalize(low, high) if high > low else Normalize(low - 0.5, low + 0.5)
+    middle, half = (low + high) / 2, (high - low) / 2
+    half = max(half, abs(middle) / 20) or 0.5
+    return Normalize(middle - half, middle + half)
 
 
 def _scale_bar(axes: Axes, grid: Picture) -> None:

@@ -136,4 +136,6 @@ def _record(
 def _lonlat(sheet: Sheet) -> BaseGeometry:
     """A sheet's area in EPSG:4326."""
     back = Transformer.from_crs(sheet.epsg, 4326, always_xy=True).transform
-    return shapely.make_valid(shapely.transform(sheet.area, back, interleaved=False))
+    outline = shapely.make_valid(shapely.transform(sheet.area, back, interleaved=False))
+    parts = [p for p in shapely.get_parts(outline) if p.geom_type in ("Polygon", "MultiPolygon")]
+    return shapely.union_all(parts)

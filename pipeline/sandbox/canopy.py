@@ -75,7 +75,7 @@ def canopy(seed: int, ground: Ground, when: date) -> Canopy:
     herb = _HERB[c]
 
     # water at the plants' disposal: 1 = plenty, 0 = none
-    supply = np.clip(1 - dryness * (0.72 + 0.22 * ground.exposure), 0.02, 1).astype(np.float32)
+    supply = np.clip(1 - dryness * (0.72 + 0.32 * ground.exposure), 0.02, 1).astype(np.float32)
     cured = np.where(herb, 1 - 0.35 * (1 - supply), np.float32(1))
     green = np.clip(green0 * ground.texture * cured, 0, 0.97)
     dry = np.clip(dry0 + (green0 - green).clip(0) * 0.7, 0, 1 - green)
@@ -93,7 +93,7 @@ def canopy(seed: int, ground: Ground, when: date) -> Canopy:
     return Canopy(
         green=green, dry=dry, soil=soil, paved=paved.astype(np.float32), water=water,
         shade=_SHADE[c] * (green + 0.3 * dry), lfmc=lfmc,
-        thickness=lfmc / 100 * _LEAF[c], content=lfmc / 100 * _MASS[c] * green,
+        thickness=lfmc / 100 * _LEAF[c] * ground.leaf.astype(np.float32)[at], content=lfmc / 100 * _MASS[c] * green,
         moisture=np.clip(moisture, 0.04, 0.42).astype(np.float32),
     )
 

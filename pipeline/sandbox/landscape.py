@@ -16,9 +16,10 @@ from pipeline.sandbox.noise import mix, smooth, uniform
 from pipeline.sandbox.params import SandboxParams
 from pipeline.sandbox.phenology import COVER_CODE
 
-_CROPS = ("winter cereal", "maize", "rapeseed", "sunflower", "pasture", "hay meadow", "vineyard",
-          "lavender")
-_SHARES = np.cumsum([0.30, 0.11, 0.10, 0.13, 0.13, 0.10, 0.07, 0.06])
+# farmed land: share of each cover
+_SHARES = {"winter cereal": 0.26, "maize": 0.11, "rapeseed": 0.10, "sunflower": 0.12,
+           "alfalfa": 0.06, "pasture": 0.11, "hay meadow": 0.09, "dry grassland": 0.05,
+           "vineyard": 0.05, "lavender": 0.05}
 _RIVER_EVERY_M = 6000.0
 
 
@@ -38,6 +39,7 @@ class Ground:
         chlorophyll: [F] multiplies visible reflectance of green leaves.
         soil: [F] multiplies soil reflectance.
         roughness: [F] dB added to bare-soil backscatter.
+        leaf: [F] multiplies dry leaf mass per area.
     """
 
     x: np.ndarray
@@ -52,6 +54,7 @@ class Ground:
     chlorophyll: np.ndarray
     soil: np.ndarray
     roughness: np.ndarray
+    leaf: np.ndarray
 
 
 def ground_on(params: SandboxParams, grid: GeoBox) -> Ground:
@@ -95,16 +98,17 @@ def ground_at(params: SandboxParams, x: np.ndarray, y: np.ndarray) -> Ground:
 def _traits(x: np.ndarray, y: np.ndarray, seed: int, cover: np.ndarray, field: np.ndarray,
             key: np.ndarray, field_cover: np.ndarray) -> Ground:
     def normal(k: int) -> np.ndarray:
-        # sum of three uniforms: standard deviation 1/2, bounded
-        return (sum(uniform(key, 20 + 3 * k + n) for n in range(3)) - 1.5) * 2
+        # sum of three uniforms, scaled to standard deviation 1: nearly normal and bounded
+        return (sum(uniform(key, 20 + 3 * k + n) for n in range(3)) - 1.5) * 2.0
 
     exposure = 0.85 * smooth(x, y, 900, seed, 31, octaves=2) + 0.35 * smooth(x, y, 120, seed, 32)
     return Ground(
         x=x, y=y, cover=cover, field=field,
         texture=(1 + 0.08 * smooth(x, y, 60, seed, 33, octaves=3)).astype(np.float32),
         exposure=exposure.astype(np.float32),
-        field_cover=field_cover, shift=normal(0) * 13, vigour=np.clip(1 + normal(1) * 0.16, 0.4, 1.4),
-        chlorophyll=1 + normal(2) * 0.18, soil=1 + normal(3) * 0.20, roughness=normal(4) * 1.3,
+        field_cover=field_cover, shift=normal(0) * 14, vigour=np.clip(1 + normal(1) * 0.18, 0.4, 1.4),
+        chlorophyll=1 + normal(2) * 0.14, soil=1 + normal(3) * 0.14, roughness=normal(4) * 0.7,
+        leaf=1 + normal(5) * 0.16,
     )
 
 
@@ -148,8 +152,9 @@ def _bricks(x: np.ndarray, y: np.ndarray, grain: float, block: np.ndarray
 def _crop(field: np.ndarray, block: np.ndarray) -> np.ndarray:
     """Cover code of a farmed field; neighbours in a block often grow the same."""
     draw = np.where(uniform(field, 16) < 0.25, uniform(block, 17), uniform(field, 18))
-    codes = np.array([COVER_CODE[name] for name in _CROPS])
-    return codes[np.searchsorted(_SHARES, draw, side="right")]
+    codes = np.array([COVER_CODE[name] for name in _SHARES])
+    upto = np.cumsum(list(_SHARES.values()))[:-1]  # the last one takes what rounding leaves
+    return codes[np.searchsorted(upto, draw, side="right")]
 
 
 def _river_distance(x: np.ndarray, y: np.ndarray, seed: int, grain: float) -> np.ndarray:

@@ -36,7 +36,7 @@ class SandboxParams:
         workers: threads that simulate and write; not a part of the result.
     """
 
-    seed: int = 7
+    seed: int = 20
     lon: float = 6.0
     lat: float = 43.9
     width_km: float = 4.0

@@ -43,6 +43,8 @@ class Cover:
         volume: radar volume term, gamma0 of a closed canopy, VV and VH, linear.
         rough: adds to the bare-soil backscatter, dB.
         shade: share of the canopy in its own shadow.
+        open: share of the radar signal that stems, trunks and walls let through, whatever the
+            leaves hold.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Cover:
     volume: tuple[float, float]
     rough: float = 0.0
     shade: float = 0.05
+    open: float = 1.0
 
 
 def _herb(name: str, cropland: bool, base: float, growth: tuple[Cycle, ...],
@@ -71,40 +74,51 @@ def _herb(name: str, cropland: bool, base: float, growth: tuple[Cycle, ...],
 # Calendars are those of Provence, rounded; amplitudes and masses are typical textbook values.
 COVERS: tuple[Cover, ...] = (
     _herb("winter cereal", True, 0.02,
-          (Cycle(-30, 168, 0.06, 0.10, 0.30), Cycle(82, 168, 0.09, 0.10, 0.86)),
+          (Cycle(-30, 168, 0.06, 0.10, 0.30), Cycle(82, 168, 0.09, 0.10, 0.84)),
           (Cycle(168, 190, 0.10, 0.5, 0.70), Cycle(190, 265, 0.5, 0.06, 0.35)),
-          0.75, (0.055, 0.013)),
-    _herb("maize", True, 0.03, (Cycle(162, 262, 0.10, 0.10, 0.88),),
+          0.85, (0.032, 0.008), 1.2),
+    _herb("maize", True, 0.03, (Cycle(162, 262, 0.10, 0.10, 0.86),),
           (Cycle(262, 290, 0.10, 0.25, 0.60), Cycle(290, 340, 0.25, 0.05, 0.25)),
-          1.30, (0.135, 0.038), 0.6),
+          1.30, (0.135, 0.038), 1.6),
     _herb("rapeseed", True, 0.02,
-          (Cycle(-85, 165, 0.08, 0.10, 0.45), Cycle(70, 160, 0.09, 0.10, 0.88)),
+          (Cycle(-85, 165, 0.08, 0.10, 0.45), Cycle(70, 160, 0.09, 0.10, 0.86)),
           (Cycle(162, 188, 0.10, 0.5, 0.65), Cycle(188, 250, 0.5, 0.06, 0.25)),
-          0.95, (0.120, 0.036)),
-    _herb("sunflower", True, 0.03, (Cycle(146, 228, 0.10, 0.09, 0.80),),
+          0.95, (0.120, 0.036), 1.2),
+    _herb("sunflower", True, 0.03, (Cycle(146, 228, 0.10, 0.09, 0.78),),
           (Cycle(230, 262, 0.09, 0.5, 0.55), Cycle(262, 310, 0.5, 0.05, 0.20)),
-          0.90, (0.125, 0.034), 0.4),
+          0.95, (0.125, 0.036), 1.6),
+    # sown fodder: mown like a meadow, so that only its thin winter stand tells it apart
+    _herb("alfalfa", True, 0.16,
+          (Cycle(80, 142, 0.07, 0.6, 0.66), Cycle(158, 188, 0.11, 0.6, 0.58),
+           Cycle(203, 238, 0.11, 0.6, 0.52), Cycle(252, 325, 0.08, 0.06, 0.46)),
+          (Cycle(142, 156, 0.6, 0.2, 0.25), Cycle(188, 202, 0.6, 0.2, 0.25)),
+          0.60, (0.075, 0.021), 0.6, 0.06),
     _herb("pasture", False, 0.34,
-          (Cycle(75, 205, 0.06, 0.04, 0.46), Cycle(268, 345, 0.07, 0.05, 0.25)),
-          (Cycle(190, 275, 0.05, 0.06, 0.38),), 0.40, (0.060, 0.015), -0.5, 0.10),
+          (Cycle(75, 205, 0.06, 0.04, 0.44), Cycle(268, 345, 0.07, 0.05, 0.25)),
+          (Cycle(190, 275, 0.05, 0.06, 0.38),), 0.40, (0.060, 0.015), -1.2, 0.10),
     _herb("hay meadow", False, 0.30,
-          (Cycle(75, 150, 0.07, 0.6, 0.60), Cycle(170, 215, 0.10, 0.5, 0.42),
-           Cycle(240, 320, 0.08, 0.05, 0.40)),
+          (Cycle(75, 150, 0.07, 0.6, 0.58), Cycle(170, 215, 0.10, 0.5, 0.42),
+           Cycle(240, 320, 0.08, 0.05, 0.38)),
           (Cycle(150, 165, 0.6, 0.2, 0.35), Cycle(215, 238, 0.5, 0.15, 0.35)),
-          0.50, (0.060, 0.015), -0.4, 0.08),
+          0.50, (0.060, 0.015), -1.2, 0.08),
+    # annual grasses that green and cure with the cereals
+    _herb("dry grassland", False, 0.10,
+          (Cycle(-45, 160, 0.05, 0.06, 0.30), Cycle(78, 160, 0.07, 0.07, 0.60)),
+          (Cycle(160, 300, 0.07, 0.03, 0.55),), 0.35, (0.055, 0.014), -0.8, 0.14),
     Cover("vineyard", False, 0.08, 0.10, (Cycle(115, 298, 0.08, 0.10, 0.34),), (), "woody",
-          190, 95, 0.008, 0.45, (0.110, 0.024), 0.8),
+          190, 95, 0.008, 0.45, (0.190, 0.034), 2.8, 0.05, 0.50),
     Cover("lavender", False, 0.24, 0.10, (Cycle(110, 208, 0.06, 0.20, 0.30),),
-          (Cycle(205, 300, 0.2, 0.05, 0.15),), "woody", 160, 65, 0.010, 0.45, (0.090, 0.022), 0.5),
+          (Cycle(205, 300, 0.2, 0.05, 0.15),), "woody", 160, 65, 0.010, 0.45, (0.110, 0.030), 1.8,
+          0.05, 0.55),
     Cover("deciduous forest", False, 0.12, 0.40, (Cycle(108, 305, 0.12, 0.10, 0.74),), (), "woody",
-          180, 85, 0.008, 0.55, (0.165, 0.042), 1.5, 0.18),
+          180, 85, 0.008, 0.55, (0.165, 0.042), 1.5, 0.18, 0.35),
     Cover("evergreen forest", False, 0.74, 0.12, (Cycle(120, 280, 0.04, 0.04, 0.06),), (), "woody",
-          140, 85, 0.016, 0.85, (0.170, 0.040), 1.5, 0.25),
+          140, 85, 0.016, 0.85, (0.170, 0.040), 1.5, 0.25, 0.35),
     Cover("shrubland", False, 0.44, 0.16, (Cycle(95, 215, 0.05, 0.03, 0.18),), (), "woody",
-          150, 55, 0.013, 0.60, (0.110, 0.026), 0.8, 0.12),
+          150, 55, 0.013, 0.60, (0.125, 0.032), 0.8, 0.12, 0.50),
     Cover("water", False, 0.0, 0.0, (), (), "bare", 150, 55, 0.01, 0.0, (0.0, 0.0), 0.0, 0.0),
     Cover("built-up", False, 0.18, 0.04, (Cycle(105, 300, 0.08, 0.08, 0.10),), (), "bare",
-          150, 55, 0.01, 0.3, (0.30, 0.055), 6.0, 0.10),
+          150, 55, 0.01, 0.3, (0.40, 0.075), 6.0, 0.10, 0.35),
     Cover("track", False, 0.10, 0.08, (), (), "bare", 150, 55, 0.01, 0.1, (0.05, 0.012), 0.0, 0.0),
 )
 

@@ -14,10 +14,11 @@ LOOKS = 4.4  # equivalent number of looks of IW GRDH, as the items state it
 NODATA = np.float32(-32768)
 
 _ROUGH = np.array([c.rough for c in COVERS], np.float32)
+_OPEN = np.array([c.open for c in COVERS], np.float32)
 _VOLUME = np.array([c.volume for c in COVERS], np.float32)
 # per polarisation: gamma0 of dry smooth soil (dB), its rise per moisture (dB), attenuation of
 # the canopy per water content (m2/kg), gamma0 of calm water (dB)
-_POL = {"vv": (0, -14.5, 22.0, 0.30, -20.0), "vh": (1, -22.5, 16.0, 0.36, -27.0)}
+_POL = {"vv": (0, -14.5, 22.0, 0.40, -20.0), "vh": (1, -22.5, 16.0, 0.36, -27.0)}
 
 
 def backscatter(
@@ -43,8 +44,7 @@ def backscatter(
     soil_db = dry_db + slope * state.moisture + rough - 0.12 * (incidence - 38)
     standing = state.green + 0.25 * state.dry
     through = np.exp(np.float32(-2 * attenuation / cos) * (state.content + 0.25 * state.dry))
-    woody = np.where(_ROUGH[ground.cover] >= 1.5, np.float32(0.35), np.float32(1))
-    through = through * woody  # trunks and branches, whatever the leaves hold
+    through = through * _OPEN[ground.cover]
     volume = _VOLUME[ground.cover, k] * (0.55 + 0.45 * standing)
     land = volume * (1 - through) + through * np.float32(10) ** (soil_db / 10)
     calm = np.float32(10 ** ((water_db + wind) / 10))

@@ -25,7 +25,7 @@ from pipeline.spec.grid import utm_zone
 from pipeline.spec.tasks import LFMC
 from pipeline.spec.timeline import month_text
 
-LFMC_NOISE = 3.0  # standard error of a field measurement, percent
+LFMC_NOISE = 5.0  # standard error of a field measurement, percent
 
 
 def write_truth(params: SandboxParams, out: Path) -> None:

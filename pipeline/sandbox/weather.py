@@ -13,6 +13,7 @@ from pipeline.sandbox.params import SandboxParams
 from pipeline.sandbox.phenology import Cycle, double_logistic
 
 _DRY_SEASON = Cycle(start=152, end=268, up=0.05, down=0.08, peak=1.0)
+_ENDLESS = 99.0  # a threshold that no cloud field reaches: the sky is clear, or overcast
 
 
 def day_of_year(when: date) -> float:
@@ -74,6 +75,8 @@ class Sky:
 
     def depth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Cloud field minus threshold: above 0 is cloud, just below its rim."""
+        if abs(self.level) == _ENDLESS:
+            return np.full(np.shape(x), -self.level, np.float32)
         return smooth(x, y, self.scale_m, *self.key, 61, octaves=4) - np.float32(self.level)
 
     def shadow_depth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -103,7 +106,7 @@ def sky(params: SandboxParams, sensor: int, when: datetime) -> Sky:
     gx, gy = np.meshgrid(np.linspace(-hx, hx, 48), np.linspace(-hy, hy, 48))
     scale = 1.6 * params.grain_m
     field = smooth(gx, gy, scale, *key, 61, octaves=4)
-    level = {0.0: 99.0, 1.0: -99.0}.get(cover, float(np.quantile(field, 1 - cover)))
+    level = {0.0: _ENDLESS, 1.0: -_ENDLESS}.get(cover, float(np.quantile(field, 1 - cover)))
     elevation, azimuth = sun(params.lat, when)
     length = 0.5 * params.grain_m / math.tan(math.radians(max(elevation, 15)))
     toward = math.radians(azimuth + 180)

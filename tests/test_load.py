@@ -1,0 +1,459 @@
+"""Pixels: against rasterio on the real scenes, over HTTP ranges, across zones, tile by tile."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask
+import numpy as np
+import pystac
+import pytest
+import rasterio
+import rioxarray  # noqa: F401  registers the .rio accessor
+import shapely
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+
+from pipeline.data.aoi import read_aoi
+from pipeline.data.items import ItemSet, when
+from pipeline.data.load import finer, load_cube, open_composite, open_scenes
+from pipeline.data.reader import centres, nearest
+from pipeline.data.search import search
+from pipeline.prep import masks
+from pipeline.spec.errors import DataTrouble
+from pipeline.spec.grid import sheets
+from pipeline.spec.sensors import SENSORS
+from pipeline.spec.timeline import Timeline, parse_period
+from tests.support.stac_server import StacServer
+
+YEAR = parse_period("2023-10", 12)
+FLANDERS = GeoBox((64, 64), Affine(10, 0, 501360, 0, -10, 5629680), 32631)
+SEASON = parse_period("2018-07", 12)
+
+
+@pytest.fixture
+def area(region_aoi: str) -> shapely.Geometry:
+    return read_aoi(region_aoi).geometry
+
+
+@pytest.fixture(scope="module")
+def found(region: Path, region_aoi: str) -> dict[str, ItemSet]:
+    """Per sensor, what the sandbox has for the year."""
+    geometry = read_aoi(region_aoi).geometry
+    catalog = str(region / "catalog.json")
+    return {key: search(catalog, key, geometry, YEAR) for key in SENSORS}
+
+
+@pytest.fixture(scope="module")
+def flanders(request: pytest.FixtureRequest) -> Iterator[dict[str, ItemSet]]:
+    shared = request.getfixturevalue("shared")
+    geometry = read_aoi(str(shared / "scenes/flanders_2018/aoi.geojson")).geometry
+    catalog = str(shared / "scenes/flanders_2018/catalog.json")
+    yield {key: search(catalog, key, geometry, SEASON) for key in SENSORS}
+
+
+def stored(item: pystac.Item, asset: str, repeat: int) -> np.ndarray:
+    """A whole asset by rasterio, coarse pixels repeated to 10 m."""
+    with rasterio.open(item.assets[asset].href) as file:
+        return file.read(1).repeat(repeat, 0).repeat(repeat, 1)
+
+
+def monthly(
+    pairs: list[tuple[pystac.Item, np.ndarray]], timeline: Timeline, how: str
+) -> np.ndarray:
+    """Composite by plain NumPy: (T, Y, X)."""
+    out = np.full((timeline.steps, 64, 64), np.nan)
+    for step in range(timeline.steps):
+        month = [v for i, v in pairs if timeline.step_of(when(i)) == step]
+        if month:
+            stack = np.stack(month)
+            seen = ~np.isnan(stack).all(0)
+            rule = np.nanmedian if how == "median" else np.nanmean
+            out[step, seen] = rule(stack[:, seen], axis=0)
+    return out
+
+
+# --- real scenes against rasterio
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("band", "repeat"), [("B04", 1), ("B11", 2)])
+def test_sentinel_2_against_rasterio(
+    flanders: dict[str, ItemSet], band: str, repeat: int
+) -> None:
+    items = flanders["s2"]
+    pairs = []
+    for item in items.items:
+        dn = stored(item, band, repeat)
+        value = np.where(dn == 0, np.nan, dn * 1e-4)
+        clear = np.isin(stored(item, "SCL", 2), (2, 4, 5, 6, 7))
+        pairs.append((item, np.where(clear, value, np.nan)))
+    cube = load_cube(items, FLANDERS, (band,), SEASON)
+    np.testing.assert_allclose(cube.x[:, 0], monthly(pairs, SEASON, "median"), atol=2e-7)
+    count = [sum(np.isfinite(v) for i, v in pairs if SEASON.step_of(when(i)) == t)
+             for t in range(12)]
+    np.testing.assert_array_equal(cube.count, np.stack(count))
+
+
+@pytest.mark.real
+def test_sentinel_1_against_rasterio(flanders: dict[str, ItemSet]) -> None:
+    items = flanders["s1"]
+    pairs = [(i, 10 ** (stored(i, "vh", 2) * 1e-4 / 10)) for i in items.items]
+    cube = load_cube(items, FLANDERS, ("vv", "vh"), SEASON)
+    np.testing.assert_allclose(cube.x[:, 1], 10 * np.log10(monthly(pairs, SEASON, "mean")),
+                               atol=2e-5)
+    assert cube.count.sum(0).max() == len(items.items)
+
+
+@pytest.mark.real
+def test_landsat_against_rasterio(flanders: dict[str, ItemSet]) -> None:
+    items = flanders["l8"]
+    by_pass: dict[int, tuple[pystac.Item, np.ndarray]] = {}
+    for item, number in zip(items.items, items.passes, strict=True):
+        dn = stored(item, "B05", 1).astype(float)
+        value = np.where(dn == 64537, np.nan, np.where(dn > 32767, dn - 65536, dn) * 1e-4)
+        value[~masks.landsat_c1_clear(stored(item, "pixel_qa", 1))] = np.nan
+        if number in by_pass:  # the first scene of a pass, then what it lacks
+            value = np.where(np.isnan(by_pass[number][1]), value, by_pass[number][1])
+        by_pass[number] = (item, value)
+    cube = load_cube(items, FLANDERS, ("nir",), SEASON)
+    wanted = monthly(list(by_pass.values()), SEASON, "median")
+    np.testing.assert_allclose(cube.x[:, 0], wanted, atol=2e-7)
+    assert not cube.count[[4, 5, 8]].any()  # no scene at all in these months
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("sensor", list(SENSORS))
+def test_stackstac_gives_the_same(flanders: dict[str, ItemSet], sensor: str) -> None:
+    items, bands = flanders[sensor], SENSORS[sensor].band_names[:2]
+    one, two = (
+        open_composite(items, FLANDERS, bands, SEASON, loader=loader).compute()
+        for loader in ("odc", "stackstac")
+    )
+    xr.testing.assert_identical(one, two)  # bit for bit, coordinates and attributes, too
+
+
+@pytest.mark.real
+def test_monthly_archive_keeps_its_gaps(shared: Path) -> None:
+    geometry = read_aoi(str(shared / "scenes/hesbaye_2021/aoi.geojson")).geometry
+    catalog, period = str(shared / "scenes/hesbaye_2021/catalog.json"), parse_period("2021-10", 12)
+    grid = GeoBox((100, 100), Affine(10, 0, 664000, 0, -10, 5612120), 32631)
+    s2 = search(catalog, "s2", geometry, period)
+    cube = load_cube(s2, grid, ("B04", "B12"), period)
+    assert np.flatnonzero(~cube.valid.any((1, 2))).tolist() == [1, 2]  # December and January
+    assert cube.count.max() == 1
+    s1 = search(catalog, "s1", geometry, period)
+    cube = load_cube(s1, grid, ("vv",), period)
+    with rasterio.open(s1.items[3].assets["vv"].href) as file:
+        np.testing.assert_allclose(cube.x[3, 0], 20 * np.log10(file.read(1).astype(float)) - 83,
+                                   atol=2e-5)
+
+
+# --- windows, tiles, chunks
+
+
+def test_nearest_against_gdal(found: dict[str, ItemSet]) -> None:
+    """Into the other zone: the exact place, where GDAL's warper stays within 1/8 pixel of it."""
+    item = next(i for i in found["s2"].items if i.properties["proj:code"] == "EPSG:32631")
+    with rasterio.open(item.assets["B04"].href) as file:
+        inner = file.bounds
+        grid = GeoBox((40, 50), Affine(10, 0, inner.left, 0, -10, inner.top), 32631)
+        same = nearest(file, grid, np.uint16(0))
+        np.testing.assert_array_equal(same[:file.height, :file.width],
+                                      file.read(1)[:40, :50])
+        x, y = (float(v) for v in np.ravel(rasterio.warp.transform(
+            file.crs, "EPSG:32632", [(inner.left + inner.right) / 2],
+            [(inner.top + inner.bottom) / 2])))
+        other = GeoBox((30, 30), Affine(10, 0, round(x, -1), 0, -10, round(y, -1)), 32632)
+        mine = nearest(file, other, np.uint16(0))
+        gdal = np.zeros((30, 30), np.uint16)
+        reproject(rasterio.band(file, 1), gdal, dst_transform=other.affine, dst_crs="EPSG:32632",
+                  resampling=Resampling.nearest, src_nodata=0, tolerance=0)
+    assert (mine > 0).mean() > 0.3
+    assert (mine == gdal).mean() > 0.99
+
+
+def test_coarse_pixels_are_repeated_and_fine_ones_picked(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    with rasterio.open(path, "w", driver="GTiff", width=4, height=4, count=1, dtype="uint16",
+                       crs="EPSG:32631", transform=Affine(20, 0, 500000, 0, -20, 5600000)) as file:
+        file.write(np.arange(16, dtype=np.uint16).reshape(4, 4), 1)
+    with rasterio.open(path) as file:
+        fine = GeoBox((8, 8), Affine(10, 0, 500000, 0, -10, 5600000), 32631)
+        wanted = np.arange(16).reshape(4, 4).repeat(2, 0).repeat(2, 1)
+        np.testing.assert_array_equal(nearest(file, fine, np.uint16(99)), wanted)
+        shifted = GeoBox((2, 3), Affine(20, 0, 499980, 0, -20, 5600020), 32631)
+        np.testing.assert_array_equal(nearest(file, shifted, np.uint16(99)),
+                                      [[99, 99, 99], [99, 0, 1]])
+        away = GeoBox((2, 2), Affine(20, 0, 600000, 0, -20, 5600000), 32631)
+        assert (nearest(file, away, np.uint16(99)) == 99).all()
+
+
+def test_tiles_equal_the_whole(found: dict[str, ItemSet], area: shapely.Geometry) -> None:
+    """Own zone and warped: any window gives the pixels that the whole gives."""
+    for key, sheet in zip(("s2", "l8"), sheets(area, 10), strict=True):
+        items, bands = found[key], SENSORS[key].band_names[-1:]
+        whole = load_cube(items, sheet.geobox, bands, YEAR)
+        for tile in sheet.tiles(23):
+            part = load_cube(items, tile.geobox, bands, YEAR)
+            np.testing.assert_array_equal(part.x, whole.x[..., tile.rows, tile.cols])
+            np.testing.assert_array_equal(part.count, whole.count[..., tile.rows, tile.cols])
+
+
+def test_chunks_do_not_matter(found: dict[str, ItemSet], area: shapely.Geometry) -> None:
+    grid = sheets(area, 20)[0].geobox
+    for aggregate in (1, 2):
+        one, two = (
+            open_composite(found["s1"], grid, ("vv",), YEAR, aggregate=aggregate, chunk_px=px)
+            for px in (11, 500)
+        )
+        assert one["value"].data.numblocks != two["value"].data.numblocks
+        xr.testing.assert_identical(one.compute(), two.compute())
+
+
+def test_overlapping_tiles_of_a_pass_count_once(
+    found: dict[str, ItemSet], area: shapely.Geometry
+) -> None:
+    """Each overflight is delivered in two tiles, one a zone, that overlap at the boundary."""
+    items = found["s2"]
+    scenes = len(items.items)
+    passes = len(set(items.passes))
+    assert passes < scenes
+    grid = sheets(area, 10)[0].geobox
+    cube = load_cube(items, grid, ("B04",), YEAR)
+    each = [sum(1 for n in set(items.passes) if YEAR.step_of(
+        when(items.items[items.passes.index(n)])) == t) for t in range(12)]
+    assert (cube.count.max((1, 2)) <= each).all()
+
+
+def test_sheets_meet_in_value(found: dict[str, ItemSet], area: shapely.Geometry) -> None:
+    """The warped half of a sheet looks like the other zone's own pixels of the same place."""
+    west, east = (s.geobox for s in sheets(area, 10))
+    both = GeoBox((40, 40), Affine(10, 0, west.affine.c + 10 * (west.shape[1] - 20), 0, -10,
+                                   west.affine.f), west.crs)
+    cube = load_cube(found["s1"], both, ("vv",), YEAR)
+    assert np.isfinite(cube.x).mean() > 0.9
+    here, there = (
+        next(i for i in found["s1"].items if i.properties["proj:code"] == code)
+        for code in ("EPSG:32631", "EPSG:32632")
+    )
+    assert here.id != there.id
+    own = load_cube(dataclasses.replace(found["s1"], items=(here,)), both, ("vv",), YEAR)
+    warped = load_cube(dataclasses.replace(found["s1"], items=(there,)), both, ("vv",), YEAR)
+    for cube in (own, warped):
+        assert -25 < np.nanmean(cube.x) < 0
+
+
+def test_aggregate_reads_finer(found: dict[str, ItemSet], area: shapely.Geometry) -> None:
+    coarse = sheets(area, 50)[0].geobox
+    assert finer(coarse, 5).affine == Affine(10, 0, coarse.affine.c, 0, -10, coarse.affine.f)
+    one = load_cube(found["s1"], coarse, ("vv",), YEAR, aggregate=5)
+    fine = load_cube(found["s1"], finer(coarse, 5), ("vv",), YEAR)
+    t, b, h, w = one.x.shape
+    power = 10 ** (fine.x.astype(float) / 10)
+    blocks = np.nanmean(power.reshape(t, b, h, 5, w, 5), axis=(3, 5))
+    np.testing.assert_allclose(one.x, 10 * np.log10(blocks), atol=1e-4)
+    np.testing.assert_array_equal(one.count, fine.count.reshape(t, h, 5, w, 5).max((2, 4)))
+
+
+def test_centres_of_another_zone_are_computed_once(area: shapely.Geometry) -> None:
+    grid = sheets(area, 10)[0].geobox
+    x, y = centres(grid, "EPSG:32631")
+    assert (x.shape, y.shape) == ((1, grid.shape[1]), (grid.shape[0], 1))
+    x, y = centres(grid, "EPSG:32632")
+    assert x.shape == y.shape == grid.shape
+    assert centres(grid, "EPSG:32632")[0] is x
+
+
+# --- baselines, metadata that lies, missing things
+
+
+def test_each_item_its_own_offset(found: dict[str, ItemSet], area: shapely.Geometry) -> None:
+    items = found["s2"]
+    grid = sheets(area, 10)[0].geobox
+    baselines = {i.properties["s2:processing_baseline"] for i in items.items}
+    assert any(b < "04.00" for b in baselines)
+    assert any(b >= "04.00" for b in baselines)
+    scenes = open_scenes(items, grid, ("B04",)).compute()
+    for k, item in enumerate(i for i in items.items if i.id in scenes["item"].values):
+        if item.properties["proj:code"] != "EPSG:32631":
+            continue
+        with rasterio.open(item.assets["B04"].href) as file:
+            dn = nearest(file, grid, np.uint16(0)).astype(float)
+        offset = 0 if item.properties["s2:processing_baseline"] < "04.00" else -0.1
+        got = scenes["value"].values[k, 0]
+        seen = np.isfinite(got)
+        np.testing.assert_allclose(got[seen], (dn * 1e-4 + offset)[seen], atol=2e-7)
+
+
+def test_stated_shapes_and_outlines_are_not_believed(
+    found: dict[str, ItemSet], area: shapely.Geometry
+) -> None:
+    """Width and height swapped, as in old RTC items, and a footprint that cuts a corner."""
+    grid = sheets(area, 10)[0].geobox
+    right = load_cube(found["s1"], grid, ("vv",), YEAR)
+    wrong = []
+    for item in found["s1"].items:
+        twin = item.clone()
+        for place in (twin.properties, *(a.extra_fields for a in twin.assets.values())):
+            if "proj:shape" in place:
+                place["proj:shape"] = [1, 1]
+        ring = twin.geometry["coordinates"][0]
+        twin.geometry = {"type": "Polygon", "coordinates": [[*ring[:3], ring[0]]]}
+        wrong.append(twin)
+    cube = load_cube(dataclasses.replace(found["s1"], items=tuple(wrong)), grid, ("vv",), YEAR)
+    np.testing.assert_array_equal(cube.x, right.x)
+
+
+def test_nothing_touches(found: dict[str, ItemSet]) -> None:
+    away = GeoBox((5, 6), Affine(10, 0, 500000, 0, -10, 4000000), 32631)
+    cube = load_cube(found["s2"], away, ("B04", "B08"), YEAR)
+    assert np.isnan(cube.x).all()
+    assert not cube.count.any()
+    scenes = open_scenes(found["s2"], away, ("B04",)).compute()
+    assert scenes["value"].shape == (0, 1, 5, 6)
+
+
+@pytest.mark.parametrize("loader", ["odc", "stackstac"])
+def test_a_lost_file_fails_and_is_named(
+    region: Path, tmp_path: Path, area: shapely.Geometry, loader: str
+) -> None:
+    copy = tmp_path / "region"
+    shutil.copytree(region, copy)
+    items = search(str(copy / "catalog.json"), "l8", area, YEAR)
+    victim = items.items[3]
+    path = Path(victim.assets["red"].href)
+    grid = sheets(area, 10)[0].geobox
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    if loader == "odc":
+        with pytest.raises(DataTrouble, match=f"item {victim.id}.*{path.name}.*run again"):
+            load_cube(items, grid, ("red",), YEAR)
+        path.unlink()
+        with pytest.raises(DataTrouble, match=f"item {victim.id}.*No such file"):
+            load_cube(items, grid, ("red",), YEAR)
+    else:
+        with pytest.raises(RuntimeError, match=path.name):
+            open_composite(items, grid, ("red",), YEAR, loader="stackstac").compute()
+
+
+def test_wrong_type_and_rotated_files_are_refused(
+    region: Path, tmp_path: Path, area: shapely.Geometry
+) -> None:
+    items = search(str(region / "catalog.json"), "s1", area, YEAR)
+    grid = sheets(area, 10)[0].geobox
+    for name, transform, dtype, says in (
+        ("a.tif", grid.affine, "float64", "holds float64, the archive's row float32"),
+        ("b.tif", Affine(10, 2, 740000, 2, -10, 4865000), "float32", "north-up grid"),
+    ):
+        with rasterio.open(tmp_path / name, "w", driver="GTiff", width=9, height=9, count=1,
+                           dtype=dtype, crs="EPSG:32631", transform=transform) as file:
+            file.write(np.ones((9, 9), dtype), 1)
+        one = items.items[0].clone()
+        one.assets["vv"].href = str(tmp_path / name)
+        with pytest.raises(DataTrouble, match=says):
+            load_cube(dataclasses.replace(items, items=(one,)), grid, ("vv",), YEAR)
+
+
+def test_missing_scaling_names_the_item(found: dict[str, ItemSet], area: shapely.Geometry) -> None:
+    twin = found["s2"].items[0].clone()
+    twin.properties["s2:processing_baseline"] = "unknown"
+    items = dataclasses.replace(found["s2"], items=(twin,))
+    with pytest.raises(DataTrouble, match=f"item {twin.id} cannot be scaled.*NN.NN"):
+        open_composite(items, sheets(area, 10)[0].geobox, ("B04",), YEAR)
+
+
+def test_items_without_a_band_are_left_out(
+    found: dict[str, ItemSet], area: shapely.Geometry
+) -> None:
+    grid = sheets(area, 10)[0].geobox
+    items = dataclasses.replace(found["s2"], items=tuple(i.clone() for i in found["s2"].items))
+    del items.items[0].assets["B04"]
+    rest = dataclasses.replace(items, items=items.items[1:])
+    np.testing.assert_array_equal(load_cube(items, grid, ("B04",), YEAR).x,
+                                  load_cube(rest, grid, ("B04",), YEAR).x)
+
+
+# --- over HTTP
+
+
+@pytest.mark.parametrize("sensor", list(SENSORS))
+def test_range_requests_give_the_same_pixels(
+    region: Path, found: dict[str, ItemSet], area: shapely.Geometry, sensor: str
+) -> None:
+    grid, bands = sheets(area, 10)[0].geobox, SENSORS[sensor].band_names[:2]
+    period = parse_period("2023-04", 2)
+    with StacServer(region) as server:
+        items = search(server.url, sensor, area, period)
+        cube = load_cube(items, grid, bands, period)
+        reads = [r for r in server.requests if r[0] == "GET" and r[1].startswith("/files/")]
+        ranges = [status for _, _, asked, status in reads if asked]
+        whole = [path for _, path, asked, _ in reads if not asked]
+    assert ranges
+    assert set(ranges) == {206}
+    assert whole == []
+    local = load_cube(found[sensor], grid, bands, period)
+    np.testing.assert_array_equal(cube.x, local.x)
+    np.testing.assert_array_equal(cube.count, local.count)
+
+
+def test_a_file_that_the_server_lacks(region: Path, area: shapely.Geometry) -> None:
+    period = parse_period("2023-04", 1)
+    with StacServer(region) as server:
+        items = search(server.url, "s1", area, period)
+        one = items.items[0].clone()
+        one.assets["vv"].href += ".gone.tif?sig=secret"
+        with pytest.raises(DataTrouble, match=r"gone\.tif.*404") as caught:
+            load_cube(dataclasses.replace(items, items=(one,)), sheets(area, 10)[0].geobox,
+                      ("vv",), period)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- what the notebook gets
+
+
+def test_dataset_is_lazy_and_described(found: dict[str, ItemSet], area: shapely.Geometry) -> None:
+    sheet = sheets(area, 10)[0]
+    with dask.config.set(scheduler=_forbidden):
+        data = open_composite(found["s2"], sheet.geobox, ("B04", "B08"), YEAR)
+        assert data["value"].dims == ("time", "band", "y", "x")
+        assert data["value"].dtype == np.float32
+        assert data["count"].dtype == np.uint8
+    assert data["time"].values[0] == np.datetime64("2022-11-01")
+    assert data["band"].values.tolist() == ["B04", "B08"]
+    assert data.rio.crs.to_epsg() == sheet.epsg
+    assert data["value"].odc.geobox == sheet.geobox
+    assert data["value"].attrs["units"] == "1"
+    assert data["value"].attrs["cell_methods"] == "time: median"
+    assert data.attrs["sensor"] == "s2"
+    assert data.attrs["sources"] == "sandbox/sentinel-2-l2a"
+    assert data.attrs["items"] == len(found["s2"].items)
+    radar = open_composite(found["s1"], sheet.geobox, ("vv",), YEAR)
+    assert radar["value"].attrs["units"] == "dB"
+    json.dumps(data.attrs)  # so that it can be written to netCDF or Zarr
+
+
+def _forbidden(*_: object, **__: object) -> None:
+    raise AssertionError("opening must not compute")
+
+
+def test_scenes_are_what_composites_are_made_of(
+    found: dict[str, ItemSet], area: shapely.Geometry
+) -> None:
+    grid = sheets(area, 10)[0].geobox
+    scenes = open_scenes(found["l8"], grid, ("nir",)).compute()
+    assert scenes["item"].values.tolist() == [i.id for i in found["l8"].items]
+    april = scenes["value"].sel(time=slice("2023-04-01", "2023-04-30"))
+    assert len(set(found["l8"].passes)) == len(found["l8"].items)  # so that a median is a median
+    cube = load_cube(found["l8"], grid, ("nir",), YEAR)
+    step = YEAR.step_of(when(next(i for i in found["l8"].items if when(i).month == 4)))
+    assert step is not None
+    np.testing.assert_allclose(cube.x[step, 0], april.median("time", skipna=True).values[0],
+                               rtol=1e-6)
