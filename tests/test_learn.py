@@ -374,6 +374,7 @@ def test_sets_of_restricted_licence_are_named_on_the_card(tmp_path):
     (["--drop", "1.5"], "--drop is out of range"),
     (["--protocol", "sites"], "unknown protocol"),
     (["--hold-out", "nothing"], "no such sample set to hold out"),
+    (["--hold-out", "made_up"], "every sample set is held out"),
     (["--derive-l8"], "needs a set with real l8"),
     (["--samples", "nowhere"], "not a folder of samples"),
     (["--wdth", "3"], "unrecognized arguments"),

@@ -12,10 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pystac
 import shapely
+import shapely.geometry
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.files import atomic_write_json
 from pipeline.data.sources import assets_needed, source_of
@@ -31,6 +34,7 @@ _SAME_PASS = timedelta(minutes=30)
 # Footprints are straight lines in degrees where the image's edge is straight in metres: an image
 # may reach this far (degrees) beyond its stated outline. It is read anyway, and finds nothing.
 _FOOTPRINT_SLACK = 0.05
+_PIXEL_SLACK = 0.001  # degrees, for outlines taken from the pixel grid itself
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,31 @@ class ItemSet:
         west, south, east, north = outline.bounds
         if east - west > 180:  # its edge pixels lie across the antimeridian: ask all around
             outline = shapely.box(-180, south, 180, north)
-        hits = shapely.intersects(self._footprints, outline.buffer(_FOOTPRINT_SLACK))
+        hits = shapely.intersects(self._footprints, outline)
         return tuple(int(k) for k in hits.nonzero()[0])
 
     @cached_property
     def _footprints(self) -> Any:
-        return shapely.from_geojson([json.dumps(item.geometry) for item in self.items])
+        return np.array([footprint(item) for item in self.items], dtype=object)
+
+
+def footprint(item: pystac.Item) -> BaseGeometry:
+    """Outline of an image in EPSG:4326: of its pixel grid where the item states it, else the
+    item's geometry with some slack."""
+    for fields in (item.properties, *(asset.extra_fields for asset in item.assets.values())):
+        code = fields.get("proj:code", item.properties.get("proj:code"))
+        shape, transform = fields.get("proj:shape"), fields.get("proj:transform")
+        if code and shape and transform:
+            a, b, c, d, e, f = transform[:6]
+            (height, width), edge = shape, np.linspace(0, 1, 9)
+            # an edge that is straight in metres is curved in degrees: nine points a side
+            col = width * np.concatenate([edge, np.ones(9), edge[::-1], np.zeros(9)])
+            row = height * np.concatenate([np.zeros(9), edge, np.ones(9), edge[::-1]])
+            to_lonlat = Transformer.from_crs(code, 4326, always_xy=True)
+            lon, lat = to_lonlat.transform(a * col + b * row + c, d * col + e * row + f)
+            if np.ptp(lon) < 180:  # else it crosses the antimeridian: the geometry says it better
+                return shapely.Polygon(np.column_stack([lon, lat])).buffer(_PIXEL_SLACK)
+    return shapely.geometry.shape(item.geometry).buffer(_FOOTPRINT_SLACK)
 
 
 def when(item: pystac.Item) -> datetime:

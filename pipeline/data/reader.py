@@ -123,11 +123,12 @@ class NearestReader:
         return (slice(0, h), slice(0, w)), pixels.astype(dtype, copy=False)
 
     def _trouble(self, reason: str) -> DataTrouble:
-        return DataTrouble(
-            f"an asset of item {self._item_id} cannot be read",
-            got=f"{shown(self._href)}: {reason}",
-            then="check the connection and run again; --resume keeps what is finished",
-        )
+        then = "check the connection and run again; --resume keeps what is finished"
+        if self._href.startswith("s3://"):
+            then = ("this bucket may be requester-pays: set AWS credentials and "
+                    "AWS_REQUEST_PAYER=requester, or try --catalog planetary-computer")
+        return DataTrouble(f"an asset of item {self._item_id} cannot be read",
+                           got=f"{shown(self._href)}: {reason}", then=then)
 
 
 def nearest(file: rasterio.DatasetReader, window: GeoBox, fill: np.generic) -> np.ndarray:

@@ -158,6 +158,8 @@ def _check(table: Table, protocol: Protocol) -> None:
     if unknown := sorted(set(protocol.hold_out) - set(table.names)):
         raise BadRequest("no such sample set to hold out", got=", ".join(unknown),
                          allowed=", ".join(np.unique(table.names)))
+    if set(protocol.hold_out) >= set(table.names):
+        raise BadRequest("every sample set is held out", then="add a set to train on")
     groups = len(np.unique(split_groups(table, protocol.kind)))
     need = protocol.count if protocol.count > 1 else FIRST_OF
     if groups < need + 1:

@@ -16,6 +16,7 @@ from rasterio.crs import CRS
 from pipeline.sandbox import optical, radar
 from pipeline.sandbox.canopy import Canopy, canopy
 from pipeline.sandbox.cogs import write_cog
+from pipeline.sandbox.geo import epsg_of, utm_transform
 from pipeline.sandbox.items import COLLECTION, item
 from pipeline.sandbox.landscape import Ground, ground_on
 from pipeline.sandbox.noise import chance
@@ -25,7 +26,6 @@ from pipeline.sandbox.schedule import (
     Product,
     incidence,
     s2_gap_box,
-    utm_transform,
     zone_grid,
 )
 from pipeline.sandbox.weather import sky
@@ -105,7 +105,7 @@ def write_product(at: Stage, p: Product, out: Path) -> dict[str, Any]:
     name = item_id(p, at.grid)
     folder = out / COLLECTION[p.sensor] / name
     folder.mkdir(parents=True)
-    crs = CRS.from_epsg(at.grid.crs.to_epsg())
+    crs = CRS.from_epsg(epsg_of(at.grid))
     for layer in layers:
         write_cog(folder / assets[layer.asset]["href"], layer.dn,
                   utm_transform(at.grid, layer.pixel_m), crs, layer.nodata)

@@ -93,7 +93,8 @@ def canopy(seed: int, ground: Ground, when: date) -> Canopy:
     return Canopy(
         green=green, dry=dry, soil=soil, paved=paved.astype(np.float32), water=water,
         shade=_SHADE[c] * (green + 0.3 * dry), lfmc=lfmc,
-        thickness=lfmc / 100 * _LEAF[c] * ground.leaf.astype(np.float32)[at], content=lfmc / 100 * _MASS[c] * green,
+        thickness=lfmc / 100 * _LEAF[c] * ground.leaf.astype(np.float32)[at],
+        content=lfmc / 100 * _MASS[c] * green,
         moisture=np.clip(moisture, 0.04, 0.42).astype(np.float32),
     )
 

@@ -8,9 +8,10 @@ from typing import Any
 import shapely
 from odc.geo.geobox import GeoBox
 
+from pipeline.sandbox.geo import footprint
 from pipeline.sandbox.params import SandboxParams
 from pipeline.sandbox.properties import item_id, l8_properties, s1_properties, s2_properties
-from pipeline.sandbox.schedule import Product, footprint
+from pipeline.sandbox.schedule import Product
 
 _EXTENSION = "https://stac-extensions.github.io/{}/schema.json"
 COLLECTION = {"s1": "sentinel-1-rtc", "s2": "sentinel-2-l2a", "l8": "landsat-c2-l2"}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from odc.geo.geobox import GeoBox
 
+from pipeline.sandbox.geo import epsg_of
 from pipeline.sandbox.noise import mix, smooth, uniform
 from pipeline.sandbox.params import SandboxParams
 from pipeline.sandbox.phenology import COVER_CODE
@@ -63,7 +64,7 @@ def ground_on(params: SandboxParams, grid: GeoBox) -> Ground:
     step = grid.resolution.x
     east, north = np.meshgrid(grid.affine.c + step * (np.arange(w) + 0.5),
                               grid.affine.f - step * (np.arange(h) + 0.5))
-    x, y = params.to_plane(grid.crs).transform(east, north)
+    x, y = params.to_plane(epsg_of(grid)).transform(east, north)
     return ground_at(params, np.asarray(x), np.asarray(y))
 
 
@@ -99,14 +100,15 @@ def _traits(x: np.ndarray, y: np.ndarray, seed: int, cover: np.ndarray, field: n
             key: np.ndarray, field_cover: np.ndarray) -> Ground:
     def normal(k: int) -> np.ndarray:
         # sum of three uniforms, scaled to standard deviation 1: nearly normal and bounded
-        return (sum(uniform(key, 20 + 3 * k + n) for n in range(3)) - 1.5) * 2.0
+        return (uniform(key, 3 * k) + uniform(key, 3 * k + 1) + uniform(key, 3 * k + 2) - 1.5) * 2
 
     exposure = 0.85 * smooth(x, y, 900, seed, 31, octaves=2) + 0.35 * smooth(x, y, 120, seed, 32)
     return Ground(
         x=x, y=y, cover=cover, field=field,
         texture=(1 + 0.08 * smooth(x, y, 60, seed, 33, octaves=3)).astype(np.float32),
         exposure=exposure.astype(np.float32),
-        field_cover=field_cover, shift=normal(0) * 14, vigour=np.clip(1 + normal(1) * 0.18, 0.4, 1.4),
+        field_cover=field_cover, shift=normal(0) * 14,
+        vigour=np.clip(1 + normal(1) * 0.18, 0.4, 1.4),
         chlorophyll=1 + normal(2) * 0.14, soil=1 + normal(3) * 0.14, roughness=normal(4) * 0.7,
         leaf=1 + normal(5) * 0.16,
     )

@@ -35,7 +35,9 @@ def chance(*keys: int) -> float:
     return float(uniform(*keys)[0])
 
 
-def smooth(x: np.ndarray, y: np.ndarray, scale_m: float, *keys: int, octaves: int = 1) -> np.ndarray:
+def smooth(
+    x: np.ndarray, y: np.ndarray, scale_m: float, *keys: int, octaves: int = 1
+) -> np.ndarray:
     """Smooth random field: value noise with mean 0 and standard deviation 1, within about +-2.3.
 
     Args:

@@ -108,7 +108,8 @@ def scene_classes(
 
 
 # Bits of QA_PIXEL, Landsat Collection 2 (USGS LSDS-1619, table 6-2)
-_FILL, _DILATED, _CIRRUS, _CLOUD_BIT, _SHADOW, _CLEAR, _WATER = (1 << b for b in (0, 1, 2, 3, 4, 6, 7))
+_FILL, _DILATED, _CIRRUS, _CLOUD_BIT, _SHADOW, _CLEAR, _WATER = (
+    1 << bit for bit in (0, 1, 2, 3, 4, 6, 7))
 _LOW = sum(1 << b for b in (8, 10, 12, 14))  # all four confidences "low"
 _HIGH_CLOUD, _HIGH_SHADOW, _HIGH_CIRRUS = 0b10 << 8, 0b10 << 10, 0b10 << 14  # low + these = high
 
@@ -138,4 +139,5 @@ def qa_pixel(state: Canopy, over: Veil, fill: np.ndarray) -> np.ndarray:
 
 def encode(rho: np.ndarray, scale: float, offset: float) -> np.ndarray:
     """Reflectance -> digital number: ``(rho - offset) / scale`` as uint16; 0 is kept for nodata."""
-    return np.clip(np.rint((rho - np.float32(offset)) / np.float32(scale)), 1, 65535).astype(np.uint16)
+    dn = np.rint((rho - np.float32(offset)) / np.float32(scale))
+    return np.clip(dn, 1, 65535).astype(np.uint16)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pyproj import Transformer
 
+from pipeline.sandbox.geo import transformer
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.timeline import Timeline, month_text, parse_month
 
@@ -112,11 +113,12 @@ class SandboxParams:
         """PROJ string of the local metric plane that the landscape is defined on."""
         return f"+proj=tmerc +lat_0={self.lat} +lon_0={self.lon} +datum=WGS84 +units=m +type=crs"
 
-    def to_plane(self, crs: object) -> Transformer:
+    def to_plane(self, epsg: int) -> Transformer:
         """Transformer from a CRS to the local plane."""
-        return Transformer.from_crs(crs, self.plane, always_xy=True)
+        return transformer(epsg, self.plane)
 
     @property
     def lfmc_month_list(self) -> tuple[str, ...]:
         """Months that fuel-moisture points are sampled in."""
         return tuple(month_text(m) for m in self.timeline.months[-self.lfmc_months :])
+

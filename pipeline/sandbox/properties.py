@@ -9,8 +9,9 @@ from typing import Any
 
 from odc.geo.geobox import GeoBox
 
+from pipeline.sandbox.geo import epsg_of, mgrs_tile, utm_transform
 from pipeline.sandbox.params import SandboxParams
-from pipeline.sandbox.schedule import Product, absolute_orbit, mgrs_tile, utm_transform
+from pipeline.sandbox.schedule import Product, absolute_orbit
 from pipeline.sandbox.spectra import BAND_PASS
 from pipeline.sandbox.weather import sun
 
@@ -90,7 +91,7 @@ def s1_properties(
         "s1:orbit_source": "RESORB", "s1:slice_number": str(7 + p.zone % 2),
         "s1:total_slices": "19", "s1:processing_level": "1", "s1:product_timeliness": "Fast-24h",
         "s1:instrument_configuration_ID": "7",
-        "proj:bbox": list(grid.boundingbox.bbox), "proj:epsg": grid.crs.to_epsg(),
+        "proj:bbox": list(grid.boundingbox.bbox), "proj:epsg": epsg_of(grid),
         "proj:shape": place["proj:shape"], "proj:transform": [*place["proj:transform"], 0, 0, 1],
         "sar:looks_range": 5, "sar:looks_azimuth": 1, "sar:looks_equivalent_number": 4.4,
         "sar:product_type": "GRD", "sar:polarizations": ["VV", "VH"], "sar:frequency_band": "C",
@@ -145,7 +146,7 @@ def s2_properties(
     }
     return {
         "datetime": iso(p.when), "platform": p.platform, "constellation": "Sentinel 2",
-        "instruments": ["msi"], "proj:epsg": grid.crs.to_epsg(),
+        "instruments": ["msi"], "proj:epsg": epsg_of(grid),
         "eo:cloud_cover": round(cover["cloud"], 6),
         "sat:orbit_state": "descending", "sat:relative_orbit": p.orbit,
         "s2:mgrs_tile": tile, "s2:granule_id": f"{granule.format('TL')}_A037185_T{tile}_{name}",
@@ -213,7 +214,7 @@ def l8_properties(
     return {
         "gsd": 30, "created": iso(p.made), "sci:doi": "10.5066/P9C7I13B" if etm
         else "10.5066/P9OGBGM6", "datetime": iso(p.when), "platform": p.platform,
-        "proj:epsg": grid.crs.to_epsg(), **projection(grid, 30),
+        "proj:epsg": epsg_of(grid), **projection(grid, 30),
         "description": "Landsat Collection 2 Level-2",
         "instruments": ["etm+"] if etm else ["oli", "tirs"],
         "eo:cloud_cover": round(cover["cloud"], 2), "view:off_nadir": 0,

@@ -10,9 +10,9 @@ from functools import lru_cache
 import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
+from pipeline.sandbox.geo import transformer
 from pipeline.sandbox.params import SandboxParams
 from pipeline.spec.grid import utm_epsg, utm_zone, window
 
@@ -66,12 +66,12 @@ def zone_grid(params: SandboxParams, zone: int, sensor: str) -> GeoBox:
     Sentinel-1 begins.
     """
     hx, hy = params.half_m
-    seam = Transformer.from_crs(4326, params.plane, always_xy=True)
+    seam = params.to_plane(4326)
     left = seam.transform(zone * 6 - 186, params.lat)[0] - params.overlap_m
     right = seam.transform(zone * 6 - 180, params.lat)[0] + params.overlap_m
     margin = 60.0
     part = shapely.box(max(left, -hx - margin), -hy - margin, min(right, hx + margin), hy + margin)
-    to_utm = Transformer.from_crs(params.plane, utm_epsg(zone, True), always_xy=True).transform
+    to_utm = transformer(params.plane, utm_epsg(zone, True)).transform
     bounds = shapely.transform(shapely.segmentize(part, 500), to_utm, interleaved=False).bounds
     if sensor == "s1" and params.s1_gap:
         end = to_utm(hx - 2 * hx * params.s1_gap, 0.0)[0]
@@ -89,23 +89,6 @@ def s2_gap_box(params: SandboxParams) -> BaseGeometry:
         return shapely.Polygon()
     far = 10 * max(hx, hy)
     return shapely.box(-far, hy - 2 * hy * params.s2_gap, -hx + hx * params.s2_gap, far)
-
-
-@lru_cache(maxsize=16)
-def mgrs_tile(zone: int, grid: GeoBox) -> str:
-    """MGRS 100 km square of a grid's centre (northern hemisphere), such as ``31TGJ``."""
-    left, low, right, top = grid.boundingbox.bbox
-    east, north = (left + right) / 2, (low + top) / 2
-    lat = Transformer.from_crs(grid.crs, 4326, always_xy=True).transform(east, north)[1]
-    letters = "ABCDEFGHJKLMNPQRSTUVWXYZ"
-    column = letters[(zone - 1) % 3 * 8 + int(east // 100_000) - 1]
-    row = letters[(int(north // 100_000) + (5 if zone % 2 == 0 else 0)) % 20]
-    return f"{zone:02d}{'CDEFGHJKLMNPQRSTUVWX'[int((lat + 80) // 8)]}{column}{row}"
-
-
-def utm_transform(grid: GeoBox, pixel_m: int) -> Affine:
-    """Affine of the same corner with another pixel size."""
-    return Affine(pixel_m, 0, grid.affine.c, 0, -pixel_m, grid.affine.f)
 
 
 def products(params: SandboxParams, sensor: str, zone: int) -> list[Product]:
@@ -151,7 +134,7 @@ def _s2(params: SandboxParams, zone: int) -> list[Product]:
         made = when + timedelta(hours=4, minutes=zone % 60)
         found.append(Product("s2", when, platform, zone, 108, False, made, n, baseline))
         if n % 6 == 2:  # reprocessed later: the archive keeps both
-            again = datetime(params.timeline.end.year + 1, 3, 1, tzinfo=UTC) + timedelta(hours=7 * n)
+            again = params.timeline.end + timedelta(days=150, hours=7 * n)
             found.append(Product("s2", when, platform, zone, 108, False, again, n, "05.10"))
     return found
 
@@ -169,15 +152,6 @@ def _l8(params: SandboxParams, zone: int) -> list[Product]:
     found.append(Product("l8", middle, "landsat-7", zone, path, False,
                          middle + timedelta(days=20), len(days)))
     return found
-
-
-@lru_cache(maxsize=16)
-def footprint(grid: GeoBox) -> BaseGeometry:
-    """Outline of a grid in EPSG:4326."""
-    outline = shapely.box(*grid.boundingbox.bbox)
-    step = max(grid.boundingbox.span_x, grid.boundingbox.span_y) / 4
-    to_lonlat = Transformer.from_crs(grid.crs, 4326, always_xy=True).transform
-    return shapely.transform(shapely.segmentize(outline, step), to_lonlat, interleaved=False)
 
 
 def incidence(product: Product) -> float:

@@ -12,11 +12,11 @@ import numpy as np
 import shapely
 from numpy.lib.stride_tricks import sliding_window_view
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 from rasterio.crs import CRS
 
 from pipeline.sandbox.canopy import canopy
 from pipeline.sandbox.cogs import write_cog
+from pipeline.sandbox.geo import epsg_of, transformer
 from pipeline.sandbox.landscape import Ground, ground_on
 from pipeline.sandbox.params import SandboxParams
 from pipeline.sandbox.phenology import COVERS, CROPLAND
@@ -67,7 +67,7 @@ def write_truth(params: SandboxParams, out: Path) -> None:
 
 
 def _saver(folder: Path, grid: GeoBox, zone: int) -> Any:
-    crs = CRS.from_epsg(grid.crs.to_epsg())
+    crs = CRS.from_epsg(epsg_of(grid))
 
     def save(name: str, data: np.ndarray, nodata: int) -> None:
         write_cog(folder / f"{name}_utm{zone:02d}n.tif", data, grid.affine, crs, nodata)
@@ -82,7 +82,7 @@ def _places(params: SandboxParams, n: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _pixels(grid: GeoBox, lonlat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    to_utm = Transformer.from_crs(4326, grid.crs, always_xy=True)
+    to_utm = transformer(4326, epsg_of(grid))
     east, north = to_utm.transform(lonlat[:, 0], lonlat[:, 1])
     rows = (grid.affine.f - np.asarray(north)) // 10
     cols = (np.asarray(east) - grid.affine.c) // 10
@@ -131,7 +131,7 @@ def _lfmc_points(
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     mean = block_means(value, grid, LFMC.pixel_m)
-    east, north = Transformer.from_crs(4326, grid.crs, always_xy=True).transform(*sites.T)
+    east, north = transformer(4326, epsg_of(grid)).transform(*sites.T)
     values = []
     for (lon, lat), e, n in zip(sites.tolist(), east, north, strict=True):
         true = mean[int(e // LFMC.pixel_m), int(n // LFMC.pixel_m)]
@@ -162,15 +162,15 @@ def _write_points(path: Path, features: list[dict[str, Any]]) -> None:
 def _outline(params: SandboxParams, box: shapely.Geometry) -> Any:
     hx, hy = params.half_m
     part = shapely.intersection(box, shapely.box(-hx, -hy, hx, hy))
-    if part.is_empty:
+    if part.area == 0:
         return None
-    back = Transformer.from_crs(params.plane, 4326, always_xy=True).transform
+    back = transformer(params.plane, 4326).transform
     return shapely.geometry.mapping(shapely.transform(part, back, interleaved=False))
 
 
 def _about(params: SandboxParams) -> dict[str, Any]:
     hx, hy = params.half_m
-    east = shapely.box(hx - 2 * hx * params.s1_gap, -hy, hx, hy) if params.s1_gap else shapely.Point()
+    east = shapely.box(hx - 2 * hx * params.s1_gap, -hy, hx, hy)
     return {
         "about": "Simulated; no measurement of any satellite. Truth on Sentinel-2's 10 m grid.",
         "cropland": {"0": "other", "1": "temporary crops", "nodata": 255},

@@ -1,0 +1,166 @@
+"""How well maps agree with a sandbox's truth."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+
+from pipeline.sandbox.geo import transformer
+from pipeline.spec.errors import BadRequest, DataTrouble
+from pipeline.spec.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Score:
+    """Agreement of all maps of one task and month.
+
+    Attributes:
+        task: task key.
+        month: ``YYYY-MM``, the last one of the maps' period.
+        maps: number of files.
+        pixels: pixels that have a value in map and truth.
+        share: ``pixels`` over all pixels that have a value in the map.
+        metrics: over these pixels; classes: ``accuracy``, ``f1`` (of cropland); values: ``r2``,
+            ``rmse``, ``bias`` in the task's unit.
+        unseen: the same without the pixels that hold a labelled point.
+    """
+
+    task: str
+    month: str
+    maps: int
+    pixels: int
+    share: float
+    metrics: dict[str, float]
+    unseen: dict[str, float]
+
+    def __str__(self) -> str:
+        def words(metrics: dict[str, float]) -> str:
+            return ", ".join(f"{k} {v:.3f}" for k, v in metrics.items())
+
+        return (f"{self.task} {self.month}: {words(self.metrics)} over {self.pixels} pixels "
+                f"({self.share:.1%} of the mapped); without labelled pixels {words(self.unseen)}")
+
+
+def score(maps: Path, sandbox: Path) -> list[Score]:
+    """Agreement of every ``map.tif`` below a folder with the truth, by task and month.
+
+    Args:
+        maps: folder of maps; hidden folders in it are skipped.
+        sandbox: folder that ``write`` made.
+
+    Returns:
+        One score per task and month, in order.
+
+    Raises:
+        BadRequest: no maps, or no truth there.
+        DataTrouble: a map without the tags TASK and PERIOD, or of a month or zone without truth.
+    """
+    maps, truth = Path(maps), Path(sandbox) / "truth"
+    if not truth.is_dir():
+        raise BadRequest("no truth there", got=str(sandbox),
+                         then=f"python -m pipeline.sandbox --out {sandbox} writes it")
+    files = sorted(p for p in maps.rglob("map.tif")
+                   if not any(part.startswith(".") for part in p.relative_to(maps).parts))
+    if not files:
+        raise BadRequest("no map.tif below that folder", got=str(maps))
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    for path in files:
+        key, columns = _compare(path, truth)
+        found.setdefault(key, []).append(columns)
+    return [_score(*key, parts) for key, parts in sorted(found.items())]
+
+
+def _compare(path: Path, truth: Path) -> tuple[tuple[str, str], np.ndarray]:
+    """Task and month, and [3, N] of the mapped pixels: map, truth, holds a labelled point."""
+    with rasterio.open(path) as file:
+        tags, codes, at, crs = file.tags(), file.read(1), file.transform, file.crs
+        nodata, scale = file.nodata, file.scales[0]
+    task, month = tags.get("TASK", ""), tags.get("PERIOD", "").rpartition(":")[2]
+    if task not in TASKS or not month:
+        raise DataTrouble("the map lacks the tags TASK and PERIOD", got=str(path))
+    name = "cropland" if task == "cropland" else f"lfmc_{month}"
+    source = truth / f"{name}_utm{crs.to_epsg() % 100:02d}n.tif"
+    if not source.is_file():
+        raise DataTrouble("there is no truth for this map", got=str(path),
+                          allowed=", ".join(sorted(p.name for p in truth.glob("*.tif"))))
+    mean = average_on(source, at, codes.shape)
+    if TASKS[task].kind == "classification":
+        mean = np.where(np.isnan(mean), np.nan, mean >= 0.5)
+    mapped = codes != nodata
+    seen = np.zeros(codes.shape, bool)
+    seen[tuple(_labelled(truth / f"points_{task}.geojson", crs.to_epsg(), at, codes.shape))] = True
+    return (task, month), np.stack([codes[mapped] * scale, mean[mapped], seen[mapped]])
+
+
+def average_on(source: Path, at: Affine, shape: tuple[int, int]) -> np.ndarray:
+    """Mean of the truth's pixels whose centres lie in each pixel of another grid of its CRS.
+
+    Args:
+        source: one-band file, north up.
+        at: affine of the target grid, north up.
+        shape: of the target grid.
+
+    Returns:
+        [Y, X] float64 in the file's unit; NaN where no pixel falls.
+    """
+    with rasterio.open(source) as file:
+        value, fine = file.read(1), file.transform
+        valid = value != file.nodata
+    # lfmc is in tenths of a percent; classes are codes
+    unit = TASKS["lfmc"].scale if source.name.startswith("lfmc") else 1.0
+    rows = np.floor((fine.f + fine.e * (np.arange(value.shape[0]) + 0.5) - at.f) / at.e).astype(int)
+    cols = np.floor((fine.c + fine.a * (np.arange(value.shape[1]) + 0.5) - at.c) / at.a).astype(int)
+    inside = ((rows >= 0) & (rows < shape[0]))[:, None] & ((cols >= 0) & (cols < shape[1])) & valid
+    cell = (rows[:, None] * shape[1] + cols)[inside]
+    n = shape[0] * shape[1]
+    total = np.bincount(cell, value[inside] * unit, n)
+    count = np.bincount(cell, minlength=n)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(shape)
+
+
+def _labelled(points: Path, epsg: int, at: Affine, shape: tuple[int, int]
+              ) -> Iterator[np.ndarray]:
+    """Rows and columns of the pixels that hold a labelled point."""
+    features = json.loads(points.read_text())["features"]
+    lonlat = np.array([f["geometry"]["coordinates"] for f in features]).reshape(-1, 2)
+    east, north = transformer(4326, epsg).transform(lonlat[:, 0], lonlat[:, 1])
+    rows, cols = (north - at.f) // at.e, (east - at.c) // at.a
+    inside = (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])
+    yield rows[inside].astype(int)
+    yield cols[inside].astype(int)
+
+
+def _score(task: str, month: str, parts: list[np.ndarray]) -> Score:
+    value, true, seen = np.concatenate(parts, axis=1)
+    scored = np.isfinite(true)
+    judge = _classes if TASKS[task].kind == "classification" else _values
+    fresh = scored & (seen == 0)
+    return Score(task, month, len(parts), int(scored.sum()),
+                 float(scored.mean()) if scored.size else math.nan,
+                 judge(value[scored], true[scored]), judge(value[fresh], true[fresh]))
+
+
+def _classes(value: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    if not value.size:
+        return {"accuracy": math.nan, "f1": math.nan}
+    hits = float(((value == 1) & (true == 1)).sum())
+    either = float((value == 1).sum() + (true == 1).sum())
+    return {"accuracy": float((value == true).mean()),
+            "f1": 2 * hits / either if either else math.nan}
+
+
+def _values(value: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    if not value.size:
+        return {"r2": math.nan, "rmse": math.nan, "bias": math.nan}
+    error = value - true
+    spread = float(((true - true.mean()) ** 2).mean())
+    mse = float((error**2).mean())
+    return {"r2": 1 - mse / spread if spread else math.nan, "rmse": math.sqrt(mse),
+            "bias": float(error.mean())}
