@@ -19,7 +19,7 @@ from pipeline.data.duplicates import newest
 from pipeline.data.hrefs import absolute, shown, unsigned
 from pipeline.data.items import ItemSet, freeze, pass_numbers, thaw, when
 from pipeline.data.search import search, to_item
-from pipeline.data.signing import signed
+from pipeline.data.signing import _planetary_computer, signed
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.timeline import parse_period
 from tests.support.records import record
@@ -256,3 +256,8 @@ def test_tokens_go_to_azure_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for href in ("https://example.org/B02.tif", "/data/B02.tif", blob.replace("https", "http"),
                  "https://evil.org/x.blob.core.windows.net/", "s3://usgs-landsat/x.TIF"):
         assert signed(href, "planetary-computer") == href
+
+
+def test_signer_is_planetary_computers() -> None:
+    """Imported when it is first needed; its own warnings are not ours."""
+    assert _planetary_computer().__module__ == "planetary_computer.sas"

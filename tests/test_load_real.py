@@ -1,4 +1,4 @@
-"""Pixels of the real scenes: composites against rasterio and plain NumPy, odc-stac and stackstac."""
+"""Pixels of the real scenes: against rasterio and plain NumPy, and odc-stac against stackstac."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ _SAME_PASS = timedelta(minutes=30)
 # Footprints are straight lines in degrees where the image's edge is straight in metres: an image
 # may reach this far (degrees) beyond its stated outline. It is read anyway, and finds nothing.
 _FOOTPRINT_SLACK = 0.05
+_BEND = 0.02  # of an image's size; a Sentinel-1 frame at 60 degrees bends by 0.01
 _PIXEL_SLACK = 0.001  # degrees, for outlines taken from the pixel grid itself
 
 
@@ -114,8 +115,9 @@ class ItemSet:
 
 
 def footprint(item: pystac.Item) -> BaseGeometry:
-    """Outline of an image in EPSG:4326: of its pixel grid where the item states it, else the
-    item's geometry with some slack."""
+    """Outline of an image in EPSG:4326: of the pixel grid that the item states, if that holds the
+    item's geometry; else both with some slack (width and height are sometimes stated swapped)."""
+    stated = shapely.geometry.shape(item.geometry)
     for fields in (item.properties, *(asset.extra_fields for asset in item.assets.values())):
         code = fields.get("proj:code", item.properties.get("proj:code"))
         shape, transform = fields.get("proj:shape"), fields.get("proj:transform")
@@ -127,9 +129,15 @@ def footprint(item: pystac.Item) -> BaseGeometry:
             row = height * np.concatenate([np.zeros(9), edge, np.ones(9), edge[::-1]])
             to_lonlat = Transformer.from_crs(code, 4326, always_xy=True)
             lon, lat = to_lonlat.transform(a * col + b * row + c, d * col + e * row + f)
-            if np.ptp(lon) < 180:  # else it crosses the antimeridian: the geometry says it better
-                return shapely.Polygon(np.column_stack([lon, lat])).buffer(_PIXEL_SLACK)
-    return shapely.geometry.shape(item.geometry).buffer(_FOOTPRINT_SLACK)
+            if np.ptp(lon) >= 180:  # it crosses the antimeridian: the geometry says it better
+                break
+            grid = shapely.Polygon(np.column_stack([lon, lat]))
+            bend = _BEND * max(np.ptp(lon), np.ptp(lat))  # of the geometry's straight edges
+            if grid.buffer(bend).covers(stated):
+                return grid.buffer(_PIXEL_SLACK)
+            stated = stated | grid
+            break
+    return stated.buffer(_FOOTPRINT_SLACK)
 
 
 def when(item: pystac.Item) -> datetime:

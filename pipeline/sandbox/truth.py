@@ -63,7 +63,7 @@ def write_truth(params: SandboxParams, out: Path) -> None:
     cropland = _balanced(cropland, params.cropland_points, rng)
     _write_points(folder / "points_cropland.geojson", cropland)
     _write_points(folder / "points_lfmc.geojson", lfmc)
-    (folder / "truth.json").write_text(json.dumps(_about(params), indent=1))
+    (folder / "truth.json").write_text(json.dumps(about(params), indent=1))
 
 
 def _saver(folder: Path, grid: GeoBox, zone: int) -> Any:
@@ -168,7 +168,8 @@ def _outline(params: SandboxParams, box: shapely.Geometry) -> Any:
     return shapely.geometry.mapping(shapely.transform(part, back, interleaved=False))
 
 
-def _about(params: SandboxParams) -> dict[str, Any]:
+def about(params: SandboxParams) -> dict[str, Any]:
+    """Contents of ``truth.json``: legends, gaps (GeoJSON, EPSG:4326), relations used."""
     hx, hy = params.half_m
     east = shapely.box(hx - 2 * hx * params.s1_gap, -hy, hx, hy)
     return {
