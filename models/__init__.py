@@ -1,5 +1,5 @@
 """Networks and their losses: a leaf of the project (torch and the standard library only)."""
 
-from models.registry import build
+from models.registry import build, complete
 
-__all__ = ["build"]
+__all__ = ["build", "complete"]

@@ -19,6 +19,11 @@ REQUIRED = ("sensors", "steps", "outputs")
 COMMON: Mapping[str, int | float] = {"features": 128, "temperature": TEMPERATURE}
 
 
+def complete(encoder: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with every default written out: a card must not depend on defaults of the code."""
+    return {**COMMON, **ENCODERS[encoder].OPTIONS, **options}
+
+
 def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
     """A network with fresh weights.
 
@@ -43,14 +48,13 @@ def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
     allowed = {*REQUIRED, *COMMON, *kind.OPTIONS}
     if wrong := sorted(set(options) ^ (set(options) & allowed | set(REQUIRED))):
         raise ValueError(f"unknown or missing options {wrong}; allowed {sorted(allowed)}")
-    encoder_options: dict[str, Any] = {k: options.get(k, v) for k, v in kind.OPTIONS.items()}
+    full = complete(encoder, options)
+    encoder_options = {k: full[k] for k in kind.OPTIONS}
 
     def make(channels: int, features: int) -> nn.Module:
-        return kind(channels, int(options["steps"]), features, **encoder_options)
+        return kind(channels, int(full["steps"]), features, **encoder_options)
 
-    sensors, outputs = dict(options["sensors"]), int(options["outputs"])
-    features = int(options.get("features", COMMON["features"]))
+    sensors, outputs, features = dict(full["sensors"]), int(full["outputs"]), int(full["features"])
     if method == "individual":
         return Individual(make, sensors, outputs, features)
-    temperature = float(options.get("temperature", COMMON["temperature"]))
-    return MDiCo(make, sensors, outputs, features, temperature)
+    return MDiCo(make, sensors, outputs, features, float(full["temperature"]))

@@ -178,7 +178,9 @@ def _run(
     made: MapPlan, predictor: Predictor, store: RunStore, progress: bool
 ) -> list[TileRecord]:
     features = {key: entry.features for key, entry in made.card.sensors.items()}
-    reader = Reader(made.items, features, made.request.timeline, made.request.task.aggregate)
+    task = made.request.task
+    reader = Reader(made.items, features, made.request.timeline, task.aggregate,
+                    task.smooth_px)
     with tqdm(total=len(made.rows), desc="mapping", unit="tile", disable=not progress) as bar:
 
         def finished(record: TileRecord) -> None:

@@ -18,6 +18,7 @@ from pipeline.data.items import ItemSet
 from pipeline.infer.plan import Choice, PlanRow, plan
 from pipeline.infer.predict import BATCH, Predictor, softmax
 from pipeline.infer.run import run_tiles
+from pipeline.infer.smooth import reach, smooth
 from pipeline.infer.store import RunStore
 from pipeline.prep.features import model_input
 from pipeline.spec.cube import Cube
@@ -113,11 +114,9 @@ def test_predictions_are_those_of_the_plain_model() -> None:
     inputs = model_input(x, valid, np.array(YEAR.months), cube.bands, predictor.card.sensors["s1"])
     with torch.inference_mode():
         logits = predictor.module.predict("s1", torch.from_numpy(inputs)).numpy()
-    assert result.ok.all()
-    assert (result.value == logits.argmax(1)).mean() > 0.995  # ties apart
-    percent = np.rint(100 * softmax(logits / 2.0).max(1))
-    assert np.abs(result.confidence.astype(int) - percent).max() <= 1
-    assert result.confidence.min() >= 50
+    expected = softmax(logits / 2.0).T.reshape(2, 20, 30)
+    np.testing.assert_allclose(result.score, expected, atol=1e-5)
+    np.testing.assert_array_equal(result.steps, cube.valid.sum(0))
 
 
 def test_a_pixel_is_the_same_in_any_company() -> None:
@@ -125,13 +124,13 @@ def test_a_pixel_is_the_same_in_any_company() -> None:
     shape = (37, 61)
     cube = cube_of(CROPLAND, ("vv", "vh"), shape)
     whole = predictor("s1", cube, np.ones(shape, bool))
-    assert whole.value.size > 2 * BATCH  # several batches, the last one padded
+    assert whole.steps.size > 2 * BATCH  # several batches, the last one padded
     for rows, cols in ((slice(0, 5), slice(0, 61)), (slice(30, 37), slice(50, 61))):
         mask = np.zeros(shape, bool)
         mask[rows, cols] = True
         part = predictor("s1", cube, mask)
-        np.testing.assert_array_equal(part.value, whole.value[mask.ravel()])
-        np.testing.assert_array_equal(part.confidence, whole.confidence[mask.ravel()])
+        np.testing.assert_array_equal(part.score[:, mask], whole.score[:, mask])
+        assert np.isnan(part.score[:, ~mask]).all()
     inputs = np.random.default_rng(1).normal(size=(BATCH + 7, 12, 6)).astype(np.float32)
     together = predictor.outputs("s1", inputs)
     np.testing.assert_array_equal(together[-7:], predictor.outputs("s1", inputs[-7:]))
@@ -146,19 +145,56 @@ def test_too_few_observations_are_nodata_not_a_guess() -> None:
     count[:3, 0, 2] = 1
     x = np.where(count[:, None] > 0, np.float32(1), np.float32(np.nan)).repeat(2, 1)
     result = predictor("s1", dataclasses.replace(cube, x=x, count=count), np.ones((1, 3), bool))
-    assert result.ok.tolist() == [False, False, True]
-    assert result.value[:2].tolist() == [255, 255]
-    assert result.confidence[:2].tolist() == [255, 255]
+    assert np.isfinite(result.score).tolist() == [[[False, False, True]]] * 2
+
+
+def test_classes_are_encoded_with_the_probability_of_the_class() -> None:
+    score = np.array([[0.2, 0.5, 0.994], [0.8, 0.5, 0.006]], np.float32)
+    value, percent = predictor_of().encode("s1", score, np.full(3, 12))
+    assert value.tolist() == [1, 0, 0]
+    assert percent.tolist() == [80, 50, 99]
+    assert value.dtype == percent.dtype == np.uint8
 
 
 def test_regression_is_encoded_in_steps_of_its_scale() -> None:
     predictor = predictor_of(LFMC)
-    value, width = predictor._encode(
-        "s1", np.array([[0.0], [1.5], [-9.0], [99.0]], np.float32), np.array([4, 2, 4, 1])
-    )
+    outputs = np.array([[0.0], [1.5], [-9.0], [99.0]], np.float32)
+    physical = predictor._physical("s1", outputs)  # mean 100, standard deviation 30
+    value, width = predictor.encode("s1", physical.T, np.array([4, 2, 4, 1]))
     assert value.tolist() == [1000, 1450, 0, 4000]  # 100 %, 145 %, clipped to 0 and 400 %
     assert width.tolist() == [200, 350, 200, 425]  # 20, 35, 20, 42.5 %
     assert value.dtype == np.uint16
+
+
+# ---------------------------------------------------------------- smooth
+
+
+def test_smoothing_is_the_mean_of_the_neighbours_with_data() -> None:
+    p = np.array([[[1.0, 0.0, np.nan], [0.5, 0.25, 0.75]]], np.float32)
+    out = smooth(p, 3)[0]
+    # corner: 1, 0, 0.5, 0.25; middle of the lower row: all five
+    assert out[0, 0] == pytest.approx(0.4375)
+    assert out[1, 1] == pytest.approx(0.5)
+    assert np.isnan(out[0, 2])  # nothing is filled in
+    assert smooth(p, 1) is p
+
+
+def test_smoothing_is_the_same_in_any_tile() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random((2, 40, 50), np.float32)
+    p[:, rng.random((40, 50)) < 0.2] = np.nan
+    whole = smooth(p, 5)
+    part = smooth(p[:, 8:32, 18:42], 5)[:, 2:-2, 2:-2]
+    np.testing.assert_array_equal(part, whole[:, 10:30, 20:40])
+
+
+def test_reach_is_the_window_of_the_wanted() -> None:
+    wanted = np.zeros((6, 7), bool)
+    wanted[2, 3] = wanted[5, 0] = True
+    near = reach(wanted, 3)
+    expected = np.zeros((6, 7), bool)
+    expected[1:4, 2:5] = expected[4:6, 0:2] = True
+    np.testing.assert_array_equal(near, expected)
 
 
 def test_weights_of_another_shape_are_refused() -> None:
@@ -244,14 +280,15 @@ class FakeReader:
         self.calls.append((row.tile.name, choice.sensor))
         if row.tile.name == self.broken:
             raise DataTrouble("cannot read vv of S1A_X")
-        h, w = row.tile.geobox.shape
+        grid = row.tile.geobox.pad(CROPLAND.smooth_px(choice.sensor) // 2)
+        h, w = grid.shape
         bands = ("vv", "vh") if choice.sensor == "s1" else CROPLAND.features["s2"][:9]
         x = np.ones((12, len(bands), h, w), np.float32)
         count = np.ones((12, h, w), np.uint8)
         if choice.sensor == "s2":
             count[:, : h // 2] = 0
             x[:, :, : h // 2] = np.nan
-        return Cube(choice.sensor, bands, YEAR, row.tile.geobox, x, count), 0.0
+        return Cube(choice.sensor, bands, YEAR, grid, x, count), 0.0
 
 
 def rows_of(order: tuple[str, ...]) -> list[PlanRow]:

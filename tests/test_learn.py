@@ -306,6 +306,7 @@ def test_train_writes_an_evaluated_checkpoint(tmp_path, capsys):
         assert s.coverage_half_width == ()
     assert set(card.baselines) == {"Individual", "extra-trees", "extra-trees, season only"}
     assert card.data[0]["name"] == "made_up"
+    assert card.options["kernel"] == 5  # a card does not lean on the code's defaults
     assert "2 folds by whole groups" in card.protocol
     assert any("Training shifted radar levels" in note for note in card.notes)
     assert "head.s1.weight" in weights

@@ -319,6 +319,6 @@ def test_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pipeline.sandbox.acquire.write_cog", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(BadRequest, match="No space"):
         write(tmp_path / "x", TINY)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""NumPy cube -> device -> encoded NumPy tile. One fixed batch shape, so that a pixel's value does
+"""NumPy cube -> device -> NumPy predictions. One fixed batch shape, so that a pixel's value does
 not depend on the tile that it came in."""
 
 from __future__ import annotations
@@ -24,18 +24,16 @@ BLOCK = 64 * BATCH  # pixels whose model input is held at once
 
 @dataclass(frozen=True)
 class Prediction:
-    """Encoded predictions of the P pixels asked for.
+    """Predictions of one sensor over a window.
 
     Attributes:
-        value: [P] codes of ``map.tif``.
-        confidence: [P] codes of ``confidence.tif``: percent of the calibrated class probability,
-            or the half-width of the 90 % interval in steps of ``task.scale``.
-        ok: [P] bool, the pixel had enough observations to be predicted.
+        score: [K, Y, X] float32: calibrated class probabilities, or (K = 1) the value in the
+            task's unit; NaN where the pixel was not wanted or has too few observations.
+        steps: [Y, X] number of steps with data.
     """
 
-    value: np.ndarray
-    confidence: np.ndarray
-    ok: np.ndarray
+    score: np.ndarray
+    steps: np.ndarray
 
 
 class Predictor:
@@ -73,26 +71,21 @@ class Predictor:
             sensor: key; its branch alone is run.
             cube: of that sensor.
             wanted: [Y, X] bool.
-
-        Returns:
-            Prediction of the ``wanted.sum()`` pixels, row by row.
         """
         x, valid = cube_pixels(cube)
-        pick = np.flatnonzero(wanted.ravel())
-        x, valid = x[pick], valid[pick] & np.isfinite(x[pick]).all(-1)
-        ok = valid.sum(1) >= self.task.min_steps
-        value = np.full(pick.size, self.task.nodata, self.task.dtype)
-        confidence = np.full(pick.size, self.task.nodata, self.task.dtype)
-        use = np.flatnonzero(ok)
+        valid = valid & np.isfinite(x).all(-1)
+        steps = valid.sum(1)
+        use = np.flatnonzero(wanted.ravel() & (steps >= self.task.min_steps))
+        k = len(self.task.classes) or 1
+        score = np.full((k, wanted.size), np.nan, np.float32)
         months = np.array(cube.timeline.months)
         for start in range(0, use.size, BLOCK):
             rows = use[start : start + BLOCK]
             inputs = model_input(
                 x[rows], valid[rows], months, cube.bands, self.card.sensors[sensor]
             )
-            outputs = self.outputs(sensor, inputs)
-            value[rows], confidence[rows] = self._encode(sensor, outputs, valid[rows].sum(1))
-        return Prediction(value, confidence, ok)
+            score[:, rows] = self._physical(sensor, self.outputs(sensor, inputs)).T
+        return Prediction(score.reshape(k, *wanted.shape), steps.reshape(wanted.shape))
 
     def outputs(self, sensor: str, inputs: np.ndarray) -> np.ndarray:
         """Raw outputs [N, K] (logits, or the standardised value) of model inputs [N, T, C]."""
@@ -108,18 +101,32 @@ class Predictor:
                 parts.append(out[: BATCH - pad].cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
 
-    def _encode(
-        self, sensor: str, outputs: np.ndarray, steps: np.ndarray
+    def _physical(self, sensor: str, outputs: np.ndarray) -> np.ndarray:
+        """[N, K] calibrated probabilities, or [N, 1] values in the task's unit."""
+        if self.task.kind == "classification":
+            return softmax(outputs / np.float32(self.card.sensors[sensor].temperature))
+        return outputs * np.float32(self.card.target_std) + np.float32(self.card.target_mean)
+
+    def encode(
+        self, sensor: str, score: np.ndarray, steps: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of map and confidence from raw outputs and the number of valid steps."""
-        task, entry = self.task, self.card.sensors[sensor]
+        """Codes of ``map.tif`` and ``confidence.tif``.
+
+        Args:
+            sensor: that made the score.
+            score: [K, P] of a ``Prediction``, without NaN.
+            steps: [P] steps with data.
+
+        Returns:
+            [P] class codes and percent of the class's probability, or [P] values and half-widths
+            of the 90 % interval, both in steps of ``task.scale``.
+        """
+        task = self.task
         if task.kind == "classification":
-            probability = softmax(outputs / np.float32(entry.temperature))
             codes = np.array([c.code for c in task.classes], task.dtype)
-            percent = np.rint(100 * probability.max(1)).astype(task.dtype)
-            return codes[outputs.argmax(1)], percent
-        physical = outputs[:, 0] * self.card.target_std + self.card.target_mean
-        value = np.rint(np.clip(physical, *task.valid_range) / task.scale).astype(task.dtype)
+            return codes[score.argmax(0)], np.rint(100 * score.max(0)).astype(task.dtype)
+        value = np.rint(np.clip(score[0], *task.valid_range) / task.scale).astype(task.dtype)
+        entry = self.card.sensors[sensor]
         widths = np.array([entry.half_width_at(k) for k in range(self.card.steps + 1)])
         width = np.clip(np.rint(widths[steps] / task.scale), 0, task.nodata - 1)
         return value, width.astype(task.dtype)

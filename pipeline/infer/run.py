@@ -13,6 +13,7 @@ from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
 from pipeline.infer.plan import Choice, PlanRow
 from pipeline.infer.predict import Predictor
+from pipeline.infer.smooth import reach, smooth
 from pipeline.infer.store import RunStore
 from pipeline.prep.features import bands_needed
 from pipeline.spec.cube import Cube
@@ -32,19 +33,22 @@ class Reader:
         features: per sensor, of the card.
         timeline: the months.
         aggregate: read pixels along one side of a map pixel.
+        smooth_px: per sensor, the window of the smoothing: half of it is read beyond the tile.
     """
 
     items: Mapping[str, ItemSet]
     features: Mapping[str, Sequence[str]]
     timeline: Timeline
     aggregate: int
+    smooth_px: Callable[[str], int]
 
     def __call__(self, row: PlanRow, choice: Choice) -> tuple[Cube, float]:
-        """Cube of the tile, and the seconds it took."""
+        """Cube of the tile and its halo, and the seconds it took."""
         started = time.perf_counter()
         bands = bands_needed(self.features[choice.sensor], SENSORS[choice.sensor].band_names)
+        halo = self.smooth_px(choice.sensor) // 2
         cube = load_cube(
-            self.items[choice.sensor], row.tile.geobox, bands, self.timeline,
+            self.items[choice.sensor], row.tile.geobox.pad(halo), bands, self.timeline,
             aggregate=self.aggregate,
         )
         return cube, time.perf_counter() - started
@@ -124,7 +128,7 @@ def map_tile(
             cube, took = first.result() if k == 0 and first else reader(row, choice)
             seconds["read"] += took
             started = time.perf_counter()
-            total = cube.count.sum(0, dtype=np.uint16)
+            total = _core(cube.count.sum(0, dtype=np.uint16), inside.shape)
             observed[choice.sensor] = round(float(total[inside].mean()), 3)
             mapped[choice.sensor] = _fill(arrays, missing, choice.sensor, cube, total, predictor)
             seconds["predict"] += time.perf_counter() - started
@@ -145,14 +149,24 @@ def _fill(
     total: np.ndarray, predictor: Predictor,
 ) -> int:
     """Write one sensor's predictions into the missing pixels; returns how many there were."""
-    result = predictor(sensor, cube, missing)
-    at = np.flatnonzero(missing)[result.ok]
-    arrays["map"].flat[at] = result.value[result.ok]
-    arrays["confidence"].flat[at] = result.confidence[result.ok]
-    arrays["sensor"].flat[at] = SENSORS[sensor].code
-    arrays["observations"].flat[at] = total.flat[at]
-    missing.flat[at] = False
-    return int(at.size)
+    size = predictor.task.smooth_px(sensor)
+    wanted = np.zeros(cube.geobox.shape, bool)
+    _core(wanted, missing.shape)[:] = missing
+    result = predictor(sensor, cube, reach(wanted, size))
+    score = _core(smooth(result.score, size), missing.shape)
+    steps = _core(result.steps, missing.shape)
+    at = missing & np.isfinite(score[0])
+    arrays["map"][at], arrays["confidence"][at] = predictor.encode(sensor, score[:, at], steps[at])
+    arrays["sensor"][at] = SENSORS[sensor].code
+    arrays["observations"][at] = total[at]
+    missing &= ~at
+    return int(at.sum())
+
+
+def _core(padded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The tile within its halo: a view of the last two axes."""
+    r, c = ((n - m) // 2 for n, m in zip(padded.shape[-2:], shape, strict=True))
+    return padded[..., r : r + shape[0], c : c + shape[1]]
 
 
 def _blank(layers: Sequence[Layer], inside: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import models
 from pipeline.data.checkpoints import save_checkpoint
 from pipeline.data.points import read_samples
 from pipeline.data.sample_set import SampleSet
@@ -106,10 +107,10 @@ def train(request: TrainRequest, log: Log) -> TrainReport:
                          then="add one, or leave --derive-l8 out")
     table = stack(sets, request.task, sensors, derive_l8=request.derive_l8)
     _check(table, request.protocol)
-    options = {
+    options = models.complete(ENCODER, {
         "sensors": {k: len(request.task.features[k]) + len(CONTEXT) for k in sensors},
         "steps": request.task.steps, "outputs": len(request.task.classes) or 1, **request.network,
-    }
+    })
     log(f"{sum(s.rows for s in sets)} samples of {len(sets)} sets, {', '.join(sensors)}")
     methods = (METHOD, "individual") if request.rivals else (METHOD,)
     contest = Contest(methods, ENCODER, options, request.settings, request.rivals)

@@ -102,6 +102,7 @@ def _tags(
         "ITEMS_SHA256": hashlib.sha256(every.encode()).hexdigest(),
         "SOURCES": ", ".join(sources),
         "FEATURE_PATH": card.feature_path,
+        "SMOOTHING_PX": ", ".join(f"{k} {request.task.smooth_px(k)}" for k in items),
         "SOFTWARE": f"wallmap {manifest.versions.get('wallmap', 'unknown')}",
     }
 

@@ -51,13 +51,20 @@ def write(out: Path, params: SandboxParams, progress: bool = False) -> Path:
         raise BadRequest("the output folder is there and is not a sandbox", got=str(out),
                          then="give another folder to --out")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        _write_whole(out, params, progress)
     except OSError as error:
         raise BadRequest("the output folder cannot be written", got=str(out),
-                         then=f"{error.strerror}: give another folder to --out") from None
+                         then=f"{error.strerror or error}: give another folder to --out"
+                         ) from error
+    return out / "catalog.json"
+
+
+def _write_whole(out: Path, params: SandboxParams, progress: bool) -> None:
+    """All or nothing: work in a hidden folder beside ``out``, rename it at the end."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        work.chmod(0o755)
+        work.chmod(0o755)  # mkdtemp makes it private
         items = _write_products(work, params, progress)
         _write_catalogue(work, params, items)
         _write_table(work, out, items)
@@ -66,7 +73,6 @@ def write(out: Path, params: SandboxParams, progress: bool = False) -> Path:
         _put(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return out / "catalog.json"
 
 
 def _record(params: SandboxParams) -> dict[str, Any]:

@@ -103,9 +103,10 @@ def _traits(x: np.ndarray, y: np.ndarray, seed: int, cover: np.ndarray, field: n
         return (uniform(key, 3 * k) + uniform(key, 3 * k + 1) + uniform(key, 3 * k + 2) - 1.5) * 2
 
     exposure = 0.85 * smooth(x, y, 900, seed, 31, octaves=2) + 0.35 * smooth(x, y, 120, seed, 32)
+    grain = np.where(cover == COVER_CODE["built-up"], 0.7, 0.08)  # gardens between the roofs
     return Ground(
         x=x, y=y, cover=cover, field=field,
-        texture=(1 + 0.08 * smooth(x, y, 60, seed, 33, octaves=3)).astype(np.float32),
+        texture=(1 + grain * smooth(x, y, 60, seed, 33, octaves=3)).clip(0).astype(np.float32),
         exposure=exposure.astype(np.float32),
         field_cover=field_cover, shift=normal(0) * 14,
         vigour=np.clip(1 + normal(1) * 0.18, 0.4, 1.4),

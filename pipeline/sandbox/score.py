@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def _compare(path: Path, truth: Path) -> tuple[tuple[str, str], np.ndarray]:
         mean = np.where(np.isnan(mean), np.nan, mean >= 0.5)
     mapped = codes != nodata
     seen = np.zeros(codes.shape, bool)
-    seen[tuple(_labelled(truth / f"points_{task}.geojson", crs.to_epsg(), at, codes.shape))] = True
+    seen[_labelled(truth / f"points_{task}.geojson", crs.to_epsg(), at, codes.shape)] = True
     return (task, month), np.stack([codes[mapped] * scale, mean[mapped], seen[mapped]])
 
 
@@ -126,15 +125,14 @@ def average_on(source: Path, at: Affine, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _labelled(points: Path, epsg: int, at: Affine, shape: tuple[int, int]
-              ) -> Iterator[np.ndarray]:
+              ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pixels that hold a labelled point."""
     features = json.loads(points.read_text())["features"]
     lonlat = np.array([f["geometry"]["coordinates"] for f in features]).reshape(-1, 2)
     east, north = transformer(4326, epsg).transform(lonlat[:, 0], lonlat[:, 1])
     rows, cols = (north - at.f) // at.e, (east - at.c) // at.a
     inside = (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])
-    yield rows[inside].astype(int)
-    yield cols[inside].astype(int)
+    return rows[inside].astype(int), cols[inside].astype(int)
 
 
 def _score(task: str, month: str, parts: list[np.ndarray]) -> Score:

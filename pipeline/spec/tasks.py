@@ -60,6 +60,14 @@ class Task:
     valid_range: tuple[float, float] = (0.0, 0.0)
     season_end: int | None = None
 
+    def smooth_px(self, sensor: str) -> int:
+        """Side of the window that class probabilities are averaged over; 1 = none.
+
+        Speckle flips single radar pixels inside a field; optical pixels have none, and there the
+        window only blurs field edges (measured on the demo region, README).
+        """
+        return 3 if self.classes and sensor == "s1" else 1
+
     @property
     def aggregate(self) -> int:
         """Read pixels along one side of a map pixel."""

@@ -1,0 +1,50 @@
+"""Class probabilities averaged over a pixel's neighbourhood, before the class is chosen.
+
+Radar speckle and mixed pixels flip single pixels inside a field; neighbours carry the evidence to
+set them right. This is the mean filter on class probabilities that operational crop maps use
+(e.g. WorldCereal, Van Tricht et al. 2023, doi:10.5194/essd-15-5491-2023), not a filter on classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def smooth(probability: np.ndarray, size: int) -> np.ndarray:
+    """Mean over the pixels with data in a ``size`` x ``size`` window.
+
+    The window's terms are added in one fixed order, so that a pixel's value does not depend on
+    the tile it is computed in, as long as the tile carries a halo of ``size // 2`` pixels.
+
+    Args:
+        probability: [K, Y, X] float32, NaN in all classes of a pixel without data.
+        size: odd number of pixels; 1 returns the input.
+
+    Returns:
+        [K, Y, X] float32, NaN where the pixel itself has no data: nothing is filled in.
+    """
+    if size == 1:
+        return probability
+    k, h, w = probability.shape
+    r = size // 2
+    has = np.pad(np.isfinite(probability[0]), r)
+    padded = np.pad(np.nan_to_num(probability), ((0, 0), (r, r), (r, r)))
+    total, count = np.zeros((k, h, w), np.float32), np.zeros((h, w), np.float32)
+    for dy in range(size):
+        for dx in range(size):
+            total += padded[:, dy : dy + h, dx : dx + w]
+            count += has[dy : dy + h, dx : dx + w]
+    mean = total / np.maximum(count, 1)
+    return np.where(np.isfinite(probability), mean, np.float32(np.nan))
+
+
+def reach(wanted: np.ndarray, size: int) -> np.ndarray:
+    """[Y, X] bool: pixels that lie in the window of a wanted pixel."""
+    r = size // 2
+    padded = np.pad(wanted, r)
+    h, w = wanted.shape
+    near = np.zeros_like(wanted)
+    for dy in range(size):
+        for dx in range(size):
+            near |= padded[dy : dy + h, dx : dx + w]
+    return near
