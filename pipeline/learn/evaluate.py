@@ -122,14 +122,17 @@ class Evaluation:
         return float(values[-1]) if values.size else float("nan")
 
     def by_set(self, method: str, sensor: str) -> dict[str, dict[str, float]]:
-        """All measures per set, predictions of all splits pooled."""
+        """All measures per set, predictions of all splits pooled; ``n`` counts samples once."""
         found = self.of(method, sensor)
         rows = np.concatenate([o.rows for o in found])
         value = np.concatenate([o.value for o in found])
-        return {
-            str(name): scores(self.task, self.target[rows[m]], value[m])
-            for name in np.unique(self.names[rows]) if (m := self.names[rows] == name).sum() > 1
-        }
+        sets = {}
+        for name in np.unique(self.names[rows]):
+            mine = self.names[rows] == name
+            if mine.sum() > 1:
+                measures = scores(self.task, self.target[rows[mine]], value[mine])
+                sets[str(name)] = {**measures, "n": float(len(np.unique(rows[mine])))}
+        return sets
 
     @property
     def metric(self) -> str:

@@ -28,7 +28,7 @@ def scores(task: Task, target: np.ndarray, output: np.ndarray) -> dict[str, floa
         target: (N,) class indices, or values.
         output: (N,) the same, predicted.
     """
-    named = {metric_name(task): score(task, target, output), "n": float(len(target))}
+    named = {metric_name(task): score(task, target, output)}
     if task.kind == "classification":
         named["accuracy"] = float(np.mean(target == output))
     else:

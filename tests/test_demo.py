@@ -1,0 +1,123 @@
+"""The demo, as `make map` and the quickstart notebook run it, with fewer dates."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from pyproj import Transformer
+
+from pipeline import cli, map, sample, sandbox, train
+from pipeline.data.aoi import read_aoi
+from pipeline.data.checkpoints import load_checkpoint
+from pipeline.data.items import thaw
+from pipeline.data.load import load_cube
+from pipeline.data.points import read_samples
+from pipeline.prep.features import cube_pixels, model_input
+from pipeline.sandbox import __main__ as sandbox_cli
+from pipeline.spec.grid import sheets
+from pipeline.spec.tasks import CROPLAND
+from pipeline.spec.timeline import Timeline
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.xdist_group("demo")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out like the checkout after `make map`, made by the same commands."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(ROOT / "aoi", home / "aoi")
+    shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    params = dataclasses.replace(sandbox.SandboxParams.demo(), s1_days=24, s2_days=20, l8_days=24,
+                                 cropland_points=600)
+    region = home / "build" / "demo"
+    sandbox.write(region, params)
+    assert cli.run(sample.command, [
+        "--points", str(region / "truth/points_cropland.geojson"), "--label-column", "cropland",
+        "--catalog", str(region / "catalog.json"), "--period", "2023-10", "--quiet",
+        "--out", str(region / "samples/cropland"),
+    ]) == 0
+    assert cli.run(train.command, [
+        "--task", "cropland", "--samples", str(region / "samples/cropland"), "--fast", "--quiet", "--threads", "1",
+        "--out", str(region / "checkpoints/cropland"),
+    ]) == 0
+    return home
+
+
+@pytest.fixture
+def here(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(demo)
+    return demo
+
+
+def score(folder: Path, capsys) -> dict:
+    capsys.readouterr()
+    argv = ["--score", str(folder), "--truth", "build/demo", "--json", "--quiet"]
+    assert cli.run(sandbox_cli.command, argv) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_readme_command_maps_the_demo(here: Path, capsys) -> None:
+    argv = ["--aoi", "aoi/demo.geojson", "--sensor", "s1"]
+    assert cli.run(map.command, [*argv, "--quiet"]) == 0
+    folder = here / "maps/demo-cropland-s1-2023-10"
+    found = score(folder, capsys)
+    assert found["accuracy"] > 0.8  # other is 57 % of the area
+    share = json.loads((folder / "manifest.json").read_text())["totals"]["mapped_share"]
+    assert 0.85 < share < 0.99  # the east end has no Sentinel-1
+
+
+def test_auto_maps_all_of_it(here: Path, capsys) -> None:
+    argv = ["--aoi", "aoi/demo.geojson", "--sensor", "auto", "--quiet", "--tile-size", "64"]
+    assert cli.run(map.command, argv) == 0
+    folder = here / "maps/demo-cropland-auto-2023-10"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["totals"]["mapped_share"] > 0.999
+    assert {t["sensor"] for t in manifest["tiles"] if t["sensor"]} >= {"l8"}
+    assert score(folder, capsys)["accuracy"] > 0.85
+
+
+def test_a_sampled_pixel_is_the_mapped_pixel_to_the_bit(here: Path) -> None:
+    samples = read_samples(here / "build/demo/samples/cropland", CROPLAND)
+    card, _ = load_checkpoint(here / "build/demo/checkpoints/cropland")
+    sheet = sheets(read_aoi("aoi/demo.geojson").geometry, CROPLAND.pixel_m)[0]
+    tile = next(t for t in sheet.tiles(100) if sheet.inside(t.geobox).all())
+    inverse = ~tile.geobox.affine
+    to_utm = Transformer.from_crs(4326, sheet.epsg, always_xy=True)
+    x, y = to_utm.transform(samples.lon, samples.lat)
+    col = np.floor(inverse.a * x + inverse.c).astype(int)
+    row = np.floor(inverse.e * y + inverse.f).astype(int)
+    here_px = np.flatnonzero((row >= 0) & (row < 100) & (col >= 0) & (col < 100))
+    assert here_px.size > 5
+    for key in ("s1", "s2", "l8"):
+        items = thaw(here / f"build/demo/samples/cropland/items/{key}.json")
+        bands = samples.bands[key]
+        timeline = Timeline(int(samples.months[here_px[0], 0]), 12)
+        cube = load_cube(items, tile.geobox, bands, timeline)
+        mapped = model_input(*cube_pixels(cube), np.array(cube.timeline.months), bands,
+                             card.sensors[key])
+        x_s, valid = samples.series[key]
+        sampled = model_input(x_s[here_px], valid[here_px], samples.months[here_px], bands,
+                              card.sensors[key])
+        np.testing.assert_array_equal(mapped[row[here_px] * 100 + col[here_px]], sampled)
+
+
+def test_the_notebook_runs_and_shows_its_map(here: Path) -> None:
+    path = here / "notebooks/01_quickstart.ipynb"
+    book = nbformat.read(path, as_version=4)
+    for cell in book.cells:
+        cell.pop("outputs", None) if cell.cell_type != "code" else cell.update(outputs=[])
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 2
+    text = "".join(o.get("text", "") for o in outputs)
+    assert "% of the area mapped" in text
