@@ -26,7 +26,7 @@ from pipeline.infer.store import RunStore
 from pipeline.prep.features import bands_needed
 from pipeline.publish.sheets import publish
 from pipeline.spec.card import CheckpointCard
-from pipeline.spec.errors import BadRequest, DataTrouble
+from pipeline.spec.errors import BadRequest, DataTrouble, NothingFound
 from pipeline.spec.grid import Sheet, sheets
 from pipeline.spec.layers import layers_of
 from pipeline.spec.manifest import RunManifest, TileRecord
@@ -218,9 +218,9 @@ def _find_items(
                      else search(request.catalog, key, area.geometry, request.timeline))
             bands = bands_needed(card.sensors[key].features, SENSORS[key].band_names)
             items = items.usable(bands)
-            _check_radiometry(card, items)
+            _check_usable(card, items)
             found[key] = items
-        except (BadRequest, DataTrouble) as error:
+        except (BadRequest, NothingFound) as error:
             refused[key] = str(error)
             errors.append(error)
     if not found:
@@ -228,8 +228,13 @@ def _find_items(
     return found, refused
 
 
-def _check_radiometry(card: CheckpointCard, items: ItemSet) -> None:
-    """Refuse a source whose pixel values mean something else than the checkpoint learned."""
+def _check_usable(card: CheckpointCard, items: ItemSet) -> None:
+    """Refuse images without the bands, or whose pixel values mean something else than those that
+    the checkpoint learned from."""
+    if not items.items:
+        name, why = items.skipped[-1]
+        raise NothingFound(f"no {items.sensor} image has the bands that {card.name} needs",
+                           got=f"{name}: {why}", then="try another --catalog or --checkpoint")
     accepts = card.sensors[items.sensor].accepts
     sources = {source.key: source.radiometry for source in items.sources}
     if bad := {key: what for key, what in sources.items() if what not in accepts}:

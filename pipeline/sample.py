@@ -17,7 +17,7 @@ from pipeline.data.files import writable_folder
 from pipeline.data.items import ItemSet, freeze
 from pipeline.data.points import write_samples
 from pipeline.data.search import search
-from pipeline.spec.errors import DataTrouble
+from pipeline.spec.errors import DataTrouble, NothingFound
 from pipeline.spec.request import sensor_order
 from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import TASKS
@@ -52,7 +52,7 @@ def command(argv: Sequence[str]) -> int:
     for key in sensors:
         try:
             items[key] = search(args.catalog, key, points.area, points.span)
-        except DataTrouble as error:
+        except NothingFound as error:
             print(f"left out {key}: {error}", file=sys.stderr)
     if not items:
         raise DataTrouble("no sensor has an acquisition at the points", got=args.catalog,

@@ -45,8 +45,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--out", str(region / "samples/cropland"),
     ]) == 0
     assert cli.run(train.command, [
-        "--task", "cropland", "--samples", str(region / "samples/cropland"), "--fast", "--quiet", "--threads", "1",
-        "--out", str(region / "checkpoints/cropland"),
+        "--task", "cropland", "--samples", str(region / "samples/cropland"), "--fast", "--quiet",
+        "--threads", "1", "--out", str(region / "checkpoints/cropland"),
     ]) == 0
     return home
 
@@ -61,7 +61,8 @@ def score(folder: Path, capsys) -> dict:
     capsys.readouterr()
     argv = ["--score", str(folder), "--truth", "build/demo", "--json", "--quiet"]
     assert cli.run(sandbox_cli.command, argv) == 0
-    return json.loads(capsys.readouterr().out)
+    (found,) = json.loads(capsys.readouterr().out)
+    return found["metrics"]
 
 
 def test_the_readme_command_maps_the_demo(here: Path, capsys) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import rasterio
 
+from pipeline import cli
 from pipeline.sandbox import SandboxParams
-from pipeline.sandbox.__main__ import main
+from pipeline.sandbox.__main__ import command
 from pipeline.sandbox.score import average_on, score
 from pipeline.sandbox.truth import write_truth
 from pipeline.spec.errors import BadRequest, DataTrouble
@@ -121,18 +122,18 @@ def test_command_line(region: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     out = tmp_path / "r"
     small = ["--preset", "tiny", "--first", "2023-08", "--last", "2023-08", "--size-km", "0.6,0.4",
              "--seed", "3", "--quiet"]
-    assert main(["--out", str(out), "--json", *small]) == 0
+    assert cli.run(command, ["--out", str(out), "--json", *small]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["catalog"] == str(out / "catalog.json")
     assert told["params"]["seed"] == 3
     data, t = truth_of(out, "cropland_utm31n")
     write_map(tmp_path / "maps" / "map.tif", data, t, 32631, "cropland", 255)
-    assert main(["--score", str(tmp_path / "maps"), "--truth", str(out), "--json"]) == 0
+    assert cli.run(command, ["--score", str(tmp_path / "maps"), "--truth", str(out), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["metrics"]["accuracy"] == 1
-    assert main(["--score", str(tmp_path / "maps"), "--truth", str(out)]) == 0
+    assert cli.run(command, ["--score", str(tmp_path / "maps"), "--truth", str(out)]) == 0
     assert "cropland 2023-10: accuracy 1.000" in capsys.readouterr().out
-    assert main([]) == 2
-    assert main(["--score", str(tmp_path)]) == 2
-    assert main(["--out", str(out), "--size-km", "wide"]) == 2
+    assert cli.run(command, []) == 2
+    assert cli.run(command, ["--score", str(tmp_path)]) == 2
+    assert cli.run(command, ["--out", str(out), "--size-km", "wide"]) == 2
     assert "takes two numbers" in capsys.readouterr().err

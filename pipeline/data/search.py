@@ -12,7 +12,7 @@ from pipeline.data.duplicates import newest
 from pipeline.data.hrefs import shown
 from pipeline.data.items import ItemSet, when
 from pipeline.data.sources import CATALOGS, collections_of, source_of, why_not
-from pipeline.spec.errors import DataTrouble
+from pipeline.spec.errors import NothingFound
 from pipeline.spec.timeline import Timeline
 
 # Extensions whose migration pystac 1.15 does with a warning about hrefs; nothing here reads them.
@@ -31,7 +31,8 @@ def search(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) ->
 
     Raises:
         BadRequest: no such catalogue or sensor.
-        DataTrouble: the catalogue is down or not STAC, or has nothing usable for this request.
+        DataTrouble: the catalogue is down or not STAC.
+        NothingFound: it has nothing usable for this request.
     """
     wanted = collections_of(sensor)
     place = CATALOGS.get(catalog, catalog)
@@ -61,7 +62,7 @@ def search(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) ->
     if not items:
         west, south, east, north = area.bounds
         why = f" (left out: {skipped[0][0]}, {skipped[0][1]})" if skipped else ""
-        raise DataTrouble(
+        raise NothingFound(
             f"{shown(place)} has no usable {sensor} image within {west:.4f},{south:.4f},"
             f"{east:.4f},{north:.4f} in {timeline}{why}",
             allowed=f"collections {', '.join(wanted)}",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.data.files import atomic_write_json
+from pipeline.data.files import atomic_write_json, writing
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.grid import Sheet, Tile
 from pipeline.spec.layers import Layer
@@ -114,16 +114,21 @@ class RunStore:
         return records
 
     def write(self, tile: Tile, arrays: Mapping[str, np.ndarray], record: TileRecord) -> None:
-        """Store a tile's layers, then its record."""
+        """Store a tile's layers, then its record.
+
+        Raises:
+            DataTrouble: the disk is full or failing; what was stored before is kept.
+        """
         top, left = self._origin[record.sheet]
         rows = slice(top + tile.rows.start, top + tile.rows.stop)
         cols = slice(left + tile.cols.start, left + tile.cols.stop)
-        for name, values in arrays.items():
-            self._arrays[record.sheet][name][rows, cols] = values
-        with self._log.open("a") as log:
-            log.write(json.dumps(dataclasses.asdict(record)) + "\n")
-            log.flush()
-            os.fsync(log.fileno())
+        with writing(self.root):
+            for name, values in arrays.items():
+                self._arrays[record.sheet][name][rows, cols] = values
+            with self._log.open("a") as log:
+                log.write(json.dumps(dataclasses.asdict(record)) + "\n")
+                log.flush()
+                os.fsync(log.fileno())
 
     def view(self, sheet: str, layer: str) -> SheetView:
         """A layer of a sheet, as an array of the sheet's shape."""

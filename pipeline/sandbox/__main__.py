@@ -7,17 +7,20 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline import cli
 from pipeline.sandbox.build import write
 from pipeline.sandbox.params import SandboxParams
 from pipeline.sandbox.score import score
-from pipeline.spec.errors import BadRequest, PipelineError
+from pipeline.spec.errors import BadRequest
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's options."""
-    p = argparse.ArgumentParser(prog="python -m pipeline.sandbox", description=__doc__)
+    p = cli.parser("python -m pipeline.sandbox",
+                   "Write the offline demo region, or score maps against it.")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder to write the region to")
     p.add_argument("--preset", choices=("demo", "tiny"), default="demo",
                    help="starting point of the options below (default: demo)")
@@ -31,8 +34,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--score", type=Path, metavar="MAPDIR",
                    help="print how well the maps below MAPDIR agree with the truth")
     p.add_argument("--truth", type=Path, metavar="DIR", help="the region to score against")
-    p.add_argument("--json", action="store_true", help="print JSON")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
 
 
@@ -86,18 +87,11 @@ def run(args: argparse.Namespace) -> str:
     return str(catalog)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    try:
-        print(run(parser().parse_args(argv)))
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; nothing was left behind", file=sys.stderr)
-        return 130
+def command(argv: Sequence[str]) -> int:
+    """Carry out one command line; returns its exit code."""
+    print(run(parser().parse_args(argv)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(command))

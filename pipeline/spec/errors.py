@@ -41,6 +41,10 @@ class DataTrouble(PipelineError):
     exit_code = 3
 
 
+class NothingFound(DataTrouble):
+    """The catalogue answered, and has nothing usable for the request."""
+
+
 class PartialMap(PipelineError):
     """Some tiles of the map failed; what was finished is kept and ``--resume`` completes it."""
 
