@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         """
         raise BadRequest(message, then=f"see {self.prog} --help")
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+    def parse_known_args(self, args=None, namespace=None):
         """Parse, with bounds west of Greenwich (``--aoi -5,40,-4,41``) read as the value they are,
         not as an option."""
         joined: list[str] = []

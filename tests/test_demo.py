@@ -21,7 +21,7 @@ from pipeline.data.load import load_cube
 from pipeline.data.points import read_samples
 from pipeline.prep.features import cube_pixels, model_input
 from pipeline.sandbox import __main__ as sandbox_cli
-from pipeline.spec.grid import sheets
+from pipeline.spec.grid import Tile, sheets
 from pipeline.spec.tasks import CROPLAND
 from pipeline.spec.timeline import Timeline
 
@@ -89,25 +89,31 @@ def test_a_sampled_pixel_is_the_mapped_pixel_to_the_bit(here: Path) -> None:
     samples = read_samples(here / "build/demo/samples/cropland", CROPLAND)
     card, _ = load_checkpoint(here / "build/demo/checkpoints/cropland")
     sheet = sheets(read_aoi("aoi/demo.geojson").geometry, CROPLAND.pixel_m)[0]
-    tile = next(t for t in sheet.tiles(100) if sheet.inside(t.geobox).all())
-    inverse = ~tile.geobox.affine
     to_utm = Transformer.from_crs(4326, sheet.epsg, always_xy=True)
     x, y = to_utm.transform(samples.lon, samples.lat)
-    col = np.floor(inverse.a * x + inverse.c).astype(int)
-    row = np.floor(inverse.e * y + inverse.f).astype(int)
-    here_px = np.flatnonzero((row >= 0) & (row < 100) & (col >= 0) & (col < 100))
-    assert here_px.size > 5
+
+    def held(tile: Tile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of the samples in a tile, and their pixels."""
+        to_pixel, (h, w) = ~tile.geobox.affine, tile.geobox.shape
+        col = np.floor(to_pixel.a * x + to_pixel.c).astype(int)
+        row = np.floor(to_pixel.e * y + to_pixel.f).astype(int)
+        own = np.flatnonzero((row >= 0) & (row < h) & (col >= 0) & (col < w))
+        return own, row[own], col[own]
+
+    tile = max(sheet.tiles(64), key=lambda t: held(t)[0].size)
+    own, row, col = held(tile)
+    assert own.size > 5
     for key in ("s1", "s2", "l8"):
         items = thaw(here / f"build/demo/samples/cropland/items/{key}.json")
         bands = samples.bands[key]
-        timeline = Timeline(int(samples.months[here_px[0], 0]), 12)
+        timeline = Timeline(int(samples.months[own[0], 0]), 12)
         cube = load_cube(items, tile.geobox, bands, timeline)
         mapped = model_input(*cube_pixels(cube), np.array(cube.timeline.months), bands,
                              card.sensors[key])
         x_s, valid = samples.series[key]
-        sampled = model_input(x_s[here_px], valid[here_px], samples.months[here_px], bands,
+        sampled = model_input(x_s[own], valid[own], samples.months[own], bands,
                               card.sensors[key])
-        np.testing.assert_array_equal(mapped[row[here_px] * 100 + col[here_px]], sampled)
+        np.testing.assert_array_equal(mapped[row * tile.geobox.shape.x + col], sampled)
 
 
 def test_the_notebook_runs_and_shows_its_map(here: Path) -> None:

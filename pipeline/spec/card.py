@@ -32,8 +32,8 @@ class SensorCard:
         coverage_half_width: held-out 90 % quantile of the absolute error at that many valid
             steps, in the task's unit; empty for classification.
         temperature: softmax temperature, fitted on held-out predictions; 1 for regression.
-        score, score_std: held-out score with all steps, mean and standard deviation over folds; None
-            when it was not measured.
+        score, score_std: held-out score with all steps, mean and standard deviation over folds;
+            None when it was not measured.
     """
 
     features: tuple[str, ...]

@@ -121,7 +121,7 @@ def sheets(area: BaseGeometry, pixel_m: int) -> list[Sheet]:
         area: (multi)polygon in EPSG:4326, within +-180 degrees.
         pixel_m: pixel size, metres.
     """
-    west, south, east, north_lat = area.bounds
+    west, _, east, _ = area.bounds
     found = []
     for zone in range(utm_zone(west), utm_zone(east) + 1):
         for north, low, high in ((True, 0.0, 84.0), (False, -80.0, 0.0)):
