@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 import rioxarray
 import shapely
@@ -12,7 +13,9 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.enums import Resampling
+from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
+from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.aoi import Aoi, read_aoi
 from pipeline.data.load import open_composite
@@ -108,9 +111,10 @@ def map_area(
         tile_px=tile_size, device=device,
     )
     manifest = make_map(request, resume=resume, progress=progress)
+    area = read_aoi(str(aoi)).geometry
     layers = {
         name: _open_layer(sorted(request.out / f for f in manifest.files if Path(f).stem == name
-                                 and f.endswith(".tif")))
+                                 and f.endswith(".tif")), area)
         for name in ("map", "confidence", "sensor", "observations")
     }
     result = xr.Dataset({k: v.rename(k) for k, v in layers.items()})
@@ -122,11 +126,10 @@ def map_area(
     return result
 
 
-def _open_layer(paths: list[Path]) -> xr.DataArray:
+def _open_layer(paths: list[Path], area: BaseGeometry) -> xr.DataArray:
     """One layer of all sheets, on the grid of the largest."""
-    chunks = {"x": CHUNK_PX, "y": CHUNK_PX}
     if len(paths) == 1:
-        return _array(rioxarray.open_rasterio(paths[0], chunks=chunks))
+        return _array(paths[0])
     largest = max(paths, key=_pixels)
     with rasterio.open(largest) as src:
         crs, pixel = src.crs, src.res[0]
@@ -134,15 +137,36 @@ def _open_layer(paths: list[Path]) -> xr.DataArray:
     union = (min(b[0] for b in bounds), min(b[1] for b in bounds),
              max(b[2] for b in bounds), max(b[3] for b in bounds))
     grid = window(union, crs.to_epsg(), int(pixel))
-    parts = [_array(rioxarray.open_rasterio(_warped(path, crs, grid), chunks=chunks)) for path in
-             sorted(paths, key=lambda p: p != largest)]
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = merged.where(merged != merged.rio.nodata, part.data)
-    return merged.rio.write_nodata(parts[0].rio.nodata).assign_attrs(parts[0].attrs)
+    paths = sorted(paths, key=lambda p: p != largest)
+    merged = _array(_warped(paths[0], crs, grid))
+    for path in paths[1:]:
+        merged = _fill(merged, path, crs, grid, True)
+    # Two zones' pixels are rotated against each other: along their border a centre can fall on a
+    # pixel that the other sheet leaves to this one. Half a pixel to the side it has a value.
+    inside = geometry_mask(
+        [shapely.transform(shapely.segmentize(area, 0.02),
+                           Transformer.from_crs(4326, crs, always_xy=True).transform,
+                           interleaved=False)],
+        out_shape=grid.shape, transform=grid.affine, invert=True,
+    )
+    for path in paths:
+        for dx, dy in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)):
+            merged = _fill(merged, path, crs, grid.translate_pix(dx, dy), inside)
+    return merged
 
 
-def _array(opened: Any) -> xr.DataArray:
+def _fill(
+    merged: xr.DataArray, path: Path, crs: Any, grid: GeoBox, where: np.ndarray | bool
+) -> xr.DataArray:
+    """``merged`` with its nodata pixels taken from a sheet, where asked for."""
+    nodata, attrs = merged.rio.nodata, merged.attrs
+    keep = (merged != nodata) | ~np.asarray(where)
+    filled = merged.where(keep, _array(_warped(path, crs, grid)).data)
+    return filled.rio.write_nodata(nodata).assign_attrs(attrs)
+
+
+def _array(source: Path | WarpedVRT) -> xr.DataArray:
+    opened: Any = rioxarray.open_rasterio(source, chunks={"x": CHUNK_PX, "y": CHUNK_PX})
     return opened.squeeze("band", drop=True)
 
 

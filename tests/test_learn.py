@@ -16,6 +16,7 @@ from pipeline.learn.augment import Augmentation, thin
 from pipeline.learn.evaluate import Contest, fit_network
 from pipeline.learn.fit import Settings, arrays, predict
 from pipeline.learn.metrics import decide, fit_temperature, half_width, r2, scores
+from pipeline.learn.outcomes import Evaluation, Outcome
 from pipeline.learn.splits import folds, hold_out, inner_split, joined_groups
 from pipeline.learn.table import S2_TO_OLI, stack, tensors
 from pipeline.prep.features import features, model_input
@@ -276,6 +277,21 @@ def test_stopping_ends_with_the_best_epochs_weights(tmp_path):
         np.testing.assert_array_equal(value, arrays(again.module)[key])
 
 
+def outcome(sensor, rows, right):
+    """A held-out outcome with so many of its rows right (targets are all 1)."""
+    value = (np.arange(len(rows)) < right).astype(int)
+    return Outcome("mdico", sensor, 0, np.asarray(rows), value, np.empty((0, 0)))
+
+
+def test_a_sensor_scored_on_easy_samples_only_is_told_apart():
+    result = Evaluation(CROPLAND, np.ones(100, int), np.full(100, "set"))
+    # s2 is right on the first 60 samples, hence on all of the 40 that l8 has
+    result.outcomes = [outcome("s2", np.arange(100), 60), outcome("l8", np.arange(40), 36)]
+    f1_all, f1_easy = 2 * 0.6 / 1.6, 1.0
+    assert result.advantage("mdico", "l8") == pytest.approx(f1_easy - f1_all)
+    assert result.advantage("mdico", "s2") == 0
+
+
 # ---- command line
 
 
@@ -316,7 +332,7 @@ def test_train_a_regression_in_one_random_fold(tmp_path, capsys):
     simulate(tmp_path / "set", task=LFMC)
     out = tmp_path / "lfmc"
     assert run("--task", "lfmc", "--samples", tmp_path / "set", "--out", out, "--fast",
-               "--protocol", "random", "--no-jitter", *TINY, "--epochs", 30) == 0
+               "--protocol", "random", "--no-jitter", *TINY, "--epochs", 30, "--folds", 1) == 0
     captured = capsys.readouterr()
     assert "R2" in captured.out
     assert "fold 1" in captured.err
@@ -388,6 +404,16 @@ def test_bad_requests_are_one_line_and_exit_2(tmp_path, capsys, change, says):
     assert says in err
     assert err.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_a_sensor_that_no_test_fold_can_score_is_refused_before_training(tmp_path, capsys):
+    simulate(tmp_path / "a", name="a", sensors=("s1", "s2"))
+    simulate(tmp_path / "b", name="b", sensors=("s1",), seed=1)
+    assert run("--task", "cropland", "--samples", tmp_path / "a", "--samples", tmp_path / "b",
+               "--hold-out", "b", "--protocol", "random", "--out", tmp_path / "x", *TINY) == 2
+    err = capsys.readouterr().err
+    assert "no sample with s2" in err
+    assert "fold" not in err.split("error:")[0]
 
 
 def test_one_class_alone_and_an_output_that_is_a_file_are_refused(tmp_path, capsys):

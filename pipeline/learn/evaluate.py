@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 import models
 from pipeline.learn.augment import thin
 from pipeline.learn.fit import Fitted, Settings, fit, predict
-from pipeline.learn.metrics import decide, metric_name, score, scores
+from pipeline.learn.metrics import decide
+from pipeline.learn.outcomes import Evaluation, Outcome
 from pipeline.learn.splits import folds, hold_out, inner_split
 from pipeline.learn.table import Table, Tensors, tensors
-from pipeline.spec.tasks import Task
 
 Log = Callable[[str], None]
 
@@ -26,7 +26,6 @@ SEASON = "extra-trees, season only"  # month of the samples, no satellite
 _INNER_SHARE = 0.15
 _DRAWS = 3  # random choices of the steps that are kept, per coverage
 FIRST_OF = 5  # a single fold is the first of so many
-_FEWEST = 10  # held-out rows that a fold's score needs
 
 
 @dataclass(frozen=True)
@@ -63,84 +62,6 @@ class Protocol:
 def split_groups(table: Table, kind: str) -> np.ndarray:
     """(N,) what a split must not cut: groups, or samples for a random one."""
     return table.groups if kind == "site" else table.sample
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Predictions of one method from one sensor in one split.
-
-    Attributes:
-        method, sensor: keys.
-        split: number of the fold, counted over all seeds.
-        rows: (n,) rows of the table.
-        value: (n,) predicted class indices, or values in the task's unit.
-        raw: (n, K) logits or z-scores; empty for methods that have none.
-        kept: valid steps that were left at most; 0 = all.
-    """
-
-    method: str
-    sensor: str
-    split: int
-    rows: np.ndarray
-    value: np.ndarray
-    raw: np.ndarray
-    kept: int = 0
-
-
-@dataclass
-class Evaluation:
-    """All outcomes, and the epochs that the networks took, per method."""
-
-    task: Task
-    target: np.ndarray
-    names: np.ndarray
-    outcomes: list[Outcome] = field(default_factory=list)
-    epochs: dict[str, list[int]] = field(default_factory=dict)
-
-    def of(self, method: str, sensor: str, kept: int = 0) -> list[Outcome]:
-        """Outcomes of a method, in the order of the splits."""
-        return [o for o in self.outcomes
-                if (o.method, o.sensor, o.kept) == (method, sensor, kept)]
-
-    def per_split(self, method: str, sensor: str, kept: int = 0) -> np.ndarray:
-        """Score of each split."""
-        return np.array([
-            score(self.task, self.target[o.rows], o.value)
-            for o in self.of(method, sensor, kept) if len(o.rows) >= _FEWEST
-        ])
-
-    def mean(self, method: str, sensor: str, kept: int = 0) -> tuple[float, float]:
-        """Mean and standard deviation over the splits; NaN where there is none."""
-        values = self.per_split(method, sensor, kept)
-        if values.size == 0:
-            return float("nan"), float("nan")
-        return float(values.mean()), float(values.std(ddof=1) if values.size > 1 else 0.0)
-
-    def mean_of_last(self, method: str, sensor: str) -> float:
-        """Score of the latest split; NaN where it has too few rows."""
-        values = self.per_split(method, sensor)
-        return float(values[-1]) if values.size else float("nan")
-
-    def by_set(self, method: str, sensor: str) -> dict[str, dict[str, float]]:
-        """All measures per set, predictions of all splits pooled; ``n`` counts samples once."""
-        found = self.of(method, sensor)
-        rows = np.concatenate([o.rows for o in found])
-        value = np.concatenate([o.value for o in found])
-        sets = {}
-        for name in np.unique(self.names[rows]):
-            mine = self.names[rows] == name
-            if mine.sum() > 1:
-                measures = scores(self.task, self.target[rows[mine]], value[mine])
-                sets[str(name)] = {**measures, "n": float(len(np.unique(rows[mine])))}
-        return sets
-
-    @property
-    def metric(self) -> str:
-        return metric_name(self.task)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(o.method for o in self.outcomes))
 
 
 def coverage_steps(steps: int) -> tuple[int, ...]:

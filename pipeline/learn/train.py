@@ -21,7 +21,6 @@ from pipeline.learn.evaluate import (
     SEASON,
     TREES,
     Contest,
-    Evaluation,
     Log,
     Protocol,
     coverage_steps,
@@ -32,6 +31,7 @@ from pipeline.learn.evaluate import (
 )
 from pipeline.learn.fit import Settings, arrays
 from pipeline.learn.metrics import fit_temperature, half_width, metric_name
+from pipeline.learn.outcomes import Evaluation
 from pipeline.learn.table import Table, stack, tensors
 from pipeline.prep.features import CONTEXT
 from pipeline.spec.card import FEATURE_PATH, CheckpointCard, SensorCard
@@ -166,6 +166,11 @@ def _check(table: Table, protocol: Protocol) -> None:
     if groups < need + 1:
         raise BadRequest(f"{groups} groups of samples cannot make {need} folds",
                          then="use --folds 2, --protocol random, or more places")
+    for _, test in protocol.splits(table):
+        for key in table.sensors:
+            if not (test & table.scored(key)).any():
+                raise BadRequest(f"a test fold has no sample with {key}",
+                                 then="use fewer folds, or leave the sensor out of --sensors")
     if table.task.kind == "classification" and len(np.unique(table.target)) < 2:
         raise BadRequest("all samples are of one class", then="add samples of the other classes")
 
@@ -173,11 +178,11 @@ def _check(table: Table, protocol: Protocol) -> None:
 def _scored(card: SensorCard, result: Evaluation, key: str, request: TrainRequest) -> SensorCard:
     """The normaliser's card with what the evaluation found."""
     found = result.of(METHOD, key)
-    if not found:
-        raise BadRequest(f"no held-out sample has {key}", then="leave the sensor out")
     rows = np.concatenate([o.rows for o in found])
     steps = coverage_steps(request.task.steps)
-    means = [result.mean(METHOD, key, kept)[0] for kept in steps]
+    # mapping ranks the sensors by these curves, so they must be about the same samples
+    easier = result.advantage(METHOD, key)
+    means = [result.mean(METHOD, key, kept)[0] - easier for kept in steps]
     mean, std = result.mean(METHOD, key)
     widths: tuple[float, ...] = ()
     temperature = 1.0
@@ -241,6 +246,11 @@ def _notes(request: TrainRequest, sets: Sequence[SampleSet], table: Table,
         notes.append(f"l8 was also trained on {n} series computed from s2 (HLS band-pass "
                      "adjustment, doi:10.1016/j.rse.2018.09.002); it is scored on real l8 only.")
     for sensor in table.sensors:
+        if easier := round(result.advantage(METHOD, sensor), 4):
+            notes.append(
+                f"{sensor} is scored on fewer samples than the others; its coverage curve is moved "
+                f"by {-easier:+.3f}, by what the other sensors score better on those samples, "
+                "so that the curves compare.")
         rows = [f"{name} {v[result.metric]:.3f} (n={v['n']:.0f})"
                 for name, v in result.by_set(METHOD, sensor).items()]
         notes.append(f"Held-out {result.metric} of {sensor} by set: {', '.join(rows)}.")
