@@ -166,8 +166,11 @@ def _fill(
 
 
 def _array(source: Path | WarpedVRT) -> xr.DataArray:
-    opened: Any = rioxarray.open_rasterio(source, chunks={"x": CHUNK_PX, "y": CHUNK_PX})
-    return opened.squeeze("band", drop=True)
+    opened: Any = rioxarray.open_rasterio(source, cache=False)
+    # Dask would take two warped views of one file for the same array: rioxarray names by file
+    where = source.transform if isinstance(source, WarpedVRT) else ""
+    lazy = opened.chunk({"x": CHUNK_PX, "y": CHUNK_PX}, token=f"{source}{where}")
+    return lazy.squeeze("band", drop=True)
 
 
 def _warped(path: Path, crs: Any, grid: GeoBox) -> WarpedVRT:

@@ -134,7 +134,13 @@ def sheets(area: BaseGeometry, pixel_m: int) -> list[Sheet]:
             epsg = utm_epsg(zone, north)
             to_utm = Transformer.from_crs(4326, epsg, always_xy=True).transform
             part = shapely.transform(part, to_utm, interleaved=False)
-            found.append(Sheet(zone, north, window(part.bounds, epsg, pixel_m), part))
+            # pixels whose centre may lie in the area: without the rim that outer bounds would add
+            half = pixel_m / 2
+            left, low, right, high = part.bounds
+            inner = (left + half, low + half, right - half, high - half)
+            wide = inner[0] < inner[2] and inner[1] < inner[3]
+            grid = window(inner if wide else part.bounds, epsg, pixel_m)
+            found.append(Sheet(zone, north, grid, part))
     return found
 
 
