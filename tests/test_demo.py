@@ -10,8 +10,10 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import shapely
 from nbclient import NotebookClient
 from pyproj import Transformer
+from rasterio.features import geometry_mask
 
 from pipeline import cli, map, sample, sandbox, train
 from pipeline.data.aoi import read_aoi
@@ -114,6 +116,25 @@ def test_a_sampled_pixel_is_the_mapped_pixel_to_the_bit(here: Path) -> None:
         sampled = model_input(x_s[own], valid[own], samples.months[own], bands,
                               card.sensors[key])
         np.testing.assert_array_equal(mapped[row * tile.geobox.shape.x + col], sampled)
+
+
+def test_map_area_joins_the_sheets_without_a_gap(here: Path) -> None:
+    import pipeline as pl
+
+    maps = pl.map_area("aoi/demo.geojson", "auto", out="maps/joined", progress=False)
+    assert maps["map"].chunks is not None
+    assert maps.rio.crs.to_epsg() in (32631, 32632)
+    to_utm = Transformer.from_crs(4326, maps.rio.crs, always_xy=True).transform
+    outline = shapely.transform(
+        shapely.segmentize(read_aoi("aoi/demo.geojson").geometry, 0.001), to_utm, interleaved=False
+    )
+    inside = geometry_mask([outline.buffer(-10)], maps["map"].shape, maps.rio.transform(),
+                           invert=True)
+    values = maps["sensor"].values
+    assert inside.sum() > 50_000
+    assert (values[inside] != 255).all()
+    assert (maps["map"].values[inside] != 255).mean() > 0.999
+    assert maps.attrs["failed_tiles"] == 0
 
 
 def test_the_notebook_runs_and_shows_its_map(here: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -268,6 +269,22 @@ def test_a_store_is_resumed_only_by_its_own_run(opened, tmp_path: Path) -> None:
     fresh = opened(request=1)
     assert fresh.done() == {}
     assert (fresh.view(sheet.name, "map")[:, :] == 255).all()
+
+
+def test_a_full_disk_says_so_and_keeps_what_was_stored(opened, monkeypatch) -> None:
+    (sheet,) = sheets(AREA, 10)
+    one, two = list(sheet.tiles(32))[:2]
+    store = opened()
+    ones = np.ones(one.geobox.shape, np.uint8)
+    store.write(one, {"map": ones}, TileRecord(sheet.name, one.name, "mapped", "s1", "", 1))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(store._arrays[sheet.name]["map"]), "__setitem__", full)
+    with pytest.raises(DataTrouble, match="No space left"):
+        store.write(two, {"map": ones}, TileRecord(sheet.name, two.name, "mapped", "s1", "", 1))
+    assert list(store.done()) == [f"{sheet.name}/{one.name}"]
 
 
 class FakeReader:
