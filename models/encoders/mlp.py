@@ -35,8 +35,9 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [channels * steps] + [width] * layers
         blocks: list[nn.Module] = [nn.Flatten()]  # (N, T, C) -> (N, T * C)
-        for size, after in zip(sizes, [dropout] * (layers - 1) + [projection_dropout], strict=False):
-            blocks += [nn.Linear(size, width), nn.ReLU(),
+        for k in range(layers):
+            after = dropout if k < layers - 1 else projection_dropout
+            blocks += [nn.Linear(sizes[k], width), nn.ReLU(),
                        nn.BatchNorm1d(width, affine=False), nn.Dropout(after)]
         self.layers = nn.Sequential(*blocks)
         self.projection = nn.Linear(width, features)
