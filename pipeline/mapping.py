@@ -70,7 +70,7 @@ class MapPlan:
                 {
                     "sheet": row.sheet.name, "tile": row.tile.name, "reason": row.reason,
                     "choices": [
-                        {"sensor": c.sensor, "items": len(c.items),
+                        {"sensor": c.sensor, "items": c.items,
                          "expected_steps": round(c.expected_steps, 3),
                          "score": round(c.score, 4)}
                         for c in row.choices

@@ -16,7 +16,7 @@ import torch
 
 import models
 from pipeline.data.items import ItemSet
-from pipeline.infer.plan import Choice, PlanRow, plan
+from pipeline.infer.plan import Cell, Choice, PlanRow, plan
 from pipeline.infer.predict import BATCH, Predictor, softmax
 from pipeline.infer.run import run_tiles
 from pipeline.infer.smooth import reach, smooth
@@ -95,11 +95,44 @@ def test_auto_takes_the_better_score_and_says_why() -> None:
     assert [c.sensor for c in row.choices] == ["s2", "s1"]
 
 
+def test_the_choice_of_a_pixel_depends_on_neither_tile_nor_area() -> None:
+    # Sentinel-2 covers the west only: there it leads, in the east Sentinel-1 does
+    west = shapely.box(2.9, 50.7, 3.02, 50.9)
+    items = {
+        "s1": ItemSet("s1", "c", tuple(item(f"r{m}", m, None, WIDE) for m in range(1, 13))),
+        "s2": ItemSet("s2", "c", tuple(item(f"o{m}", m, 0.0, west) for m in range(1, 13))),
+    }
+    card = toy_card(CROPLAND, {"s1": sensor_card(CROPLAND, "s1", (0.5, 0.85)),
+                               "s2": sensor_card(CROPLAND, "s2", (0.5, 0.95))})
+
+    def leader(area: shapely.Geometry, tile_px: int) -> dict[tuple[int, int], str]:
+        """First sensor of every pixel, by its lattice row and column."""
+        (sheet,) = sheets(area, 10)
+        found = {}
+        row0, col0 = sheet.lattice_origin
+        for row in plan([sheet], tile_px, items, card, YEAR, ()):
+            for key in ("s1", "s2"):
+                for y, x in np.argwhere(row.where(key, 0)):
+                    at = (row0 + row.tile.rows.start + y, col0 + row.tile.cols.start + x)
+                    assert at not in found
+                    found[int(at[0]), int(at[1])] = key
+        return found
+
+    big, small = shapely.box(3.0, 50.8, 3.05, 50.815), shapely.box(3.018, 50.803, 3.04, 50.81)
+    one = leader(big, 512)
+    assert set(one.values()) == {"s1", "s2"}
+    assert leader(big, 48) == one
+    part = leader(small, 100)
+    assert part
+    assert all(one[at] == key for at, key in part.items())
+
+
 def test_a_tile_without_an_acquisition_has_no_choice() -> None:
     (sheet,) = sheets(AREA, 10)
     elsewhere = ItemSet("s1", "c", (item("x", 1, None, shapely.box(9, 9, 10, 10)),))
     for row in plan([sheet], 64, {"s1": elsewhere}, toy_card(CROPLAND), YEAR, ("s1",)):
         assert row.choices == ()
+        assert not row.where("s1", 0).any()
         assert "no acquisition" in row.reason
 
 
@@ -293,25 +326,28 @@ class FakeReader:
     def __init__(self, broken: str = "") -> None:
         self.broken, self.calls = broken, []
 
-    def __call__(self, row: PlanRow, choice: Choice) -> tuple[Cube, float]:
-        self.calls.append((row.tile.name, choice.sensor))
+    def __call__(self, row: PlanRow, sensor: str) -> tuple[Cube, float]:
+        self.calls.append((row.tile.name, sensor))
         if row.tile.name == self.broken:
             raise DataTrouble("cannot read vv of S1A_X")
-        grid = row.tile.geobox.pad(CROPLAND.smooth_px(choice.sensor) // 2)
+        grid = row.tile.geobox.pad(CROPLAND.smooth_px(sensor) // 2)
         h, w = grid.shape
-        bands = ("vv", "vh") if choice.sensor == "s1" else CROPLAND.features["s2"][:9]
+        bands = ("vv", "vh") if sensor == "s1" else CROPLAND.features["s2"][:9]
         x = np.ones((12, len(bands), h, w), np.float32)
         count = np.ones((12, h, w), np.uint8)
-        if choice.sensor == "s2":
+        if sensor == "s2":
             count[:, : h // 2] = 0
             x[:, :, : h // 2] = np.nan
-        return Cube(choice.sensor, bands, YEAR, grid, x, count), 0.0
+        return Cube(sensor, bands, YEAR, grid, x, count), 0.0
 
 
 def rows_of(order: tuple[str, ...]) -> list[PlanRow]:
     (sheet,) = sheets(AREA, 10)
-    choices = tuple(Choice(key, (0,), 12.0, 0.9) for key in order)
-    return [PlanRow(sheet, tile, choices, "test") for tile in sheet.tiles(32)]
+    choices = tuple(Choice(key, 1, 12.0, 0.9) for key in order)
+    return [
+        PlanRow(sheet, tile, (Cell(slice(None), slice(None), choices),), "test")
+        for tile in sheet.tiles(32)
+    ]
 
 
 def test_gaps_of_the_first_sensor_are_filled_from_the_next(opened) -> None:
@@ -329,7 +365,7 @@ def test_gaps_of_the_first_sensor_are_filled_from_the_next(opened) -> None:
     assert (store.view(sheet.name, "observations")[:, :][inside] == 12).all()
     both = [r for r in records if len(r.mapped_px) > 1]
     assert both
-    assert "gaps filled from s1" in both[0].reason
+    assert "pixels made from s2" in both[0].reason
     assert sum(sum(r.mapped_px.values()) for r in records) == inside.sum()
 
 

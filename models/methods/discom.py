@@ -104,5 +104,5 @@ def orthogonality(first: Tensor, second: Tensor) -> Tensor:
 
 def reverse_gradient(x: Tensor, factor: float) -> Tensor:
     """x itself, with the gradient multiplied by -factor (Ganin et al. 2016, arXiv:1505.07818)."""
-    turned = factor * x
+    turned = -factor * x
     return turned + (x - turned).detach()

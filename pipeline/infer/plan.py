@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,32 +16,64 @@ from pipeline.spec.grid import Sheet, Tile
 from pipeline.spec.sensors import SENSORS
 from pipeline.spec.timeline import Timeline
 
+# Side of the cells that sensors are ranked on, metres. Cells lie on the lattice, whatever the tile
+# size and the area, so that the choice of a pixel depends on neither.
+CELL_M = 1280
+CELL_MIN_PX = 8
+
 
 @dataclass(frozen=True)
 class Choice:
-    """One sensor for one tile.
+    """One sensor for one cell.
 
     Attributes:
         sensor: key.
-        items: acquisitions whose footprint touches the tile, as indices into the item set.
-        expected_steps: expected number of steps with at least one clear observation.
+        items: number of acquisitions whose footprint touches the cell.
+        expected_steps: expected number of steps with a clear observation, an acquisition that
+            covers a part of the cell counting for that part.
         score: the card's held-out score at that coverage.
     """
 
     sensor: str
-    items: tuple[int, ...]
+    items: int
     expected_steps: float
     score: float
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A part of a tile whose sensors are ranked together, best first."""
+
+    rows: slice
+    cols: slice
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
 class PlanRow:
-    """A tile and its sensors, best first; empty when no sensor has an item there."""
+    """A tile and the ranking of the sensors in its cells; no choice where nothing was acquired."""
 
     sheet: Sheet
     tile: Tile
-    choices: tuple[Choice, ...]
+    cells: tuple[Cell, ...]
     reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.sheet.name}/{self.tile.name}"
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Per sensor: its mean over the tile's cells, the one that is first in most cells first."""
+        return _summary(self.cells)
+
+    def where(self, sensor: str, rank: int) -> np.ndarray:
+        """[Y, X] bool: pixels of the tile where the sensor has that rank."""
+        mask = np.zeros(self.tile.geobox.shape, bool)
+        for cell in self.cells:
+            if rank < len(cell.choices) and cell.choices[rank].sensor == sensor:
+                mask[cell.rows, cell.cols] = True
+        return mask
 
 
 def plan(
@@ -65,78 +97,121 @@ def plan(
     Returns:
         One row a tile, in the order of work.
     """
-    tiles = [(sheet, tile) for sheet in sheets for tile in sheet.tiles(tile_px)]
-    boxes = _lonlat_boxes(tiles)
-    touching = {key: _touching(s.items, boxes) for key, s in items.items()}
-    usable = {key: _usable_steps(s.items, timeline) for key, s in items.items()}
     rows = []
-    for k, (sheet, tile) in enumerate(tiles):
-        choices = []
-        for key in items:
-            members = touching[key][k]
-            if not members:
-                continue
-            steps = _expected_steps([usable[key][m] for m in members], timeline.steps)
-            choices.append(Choice(key, members, steps, card.sensors[key].score_at(steps)))
-        rows.append(_ranked(sheet, tile, choices, preference, card, timeline.steps))
+    for sheet in sheets:
+        side = max(CELL_M // int(sheet.pixel_m), CELL_MIN_PX)
+        ranked = _rank_cells(sheet, side, items, card, timeline, preference)
+        for tile in sheet.tiles(tile_px):
+            cells = tuple(_cells_of(sheet, tile, side, ranked))
+            rows.append(PlanRow(sheet, tile, cells, _reason(cells, preference, card, timeline)))
     return rows
 
 
-def _ranked(
-    sheet: Sheet, tile: Tile, choices: list[Choice], preference: Sequence[str],
-    card: CheckpointCard, steps: int,
-) -> PlanRow:
-    if not choices:
-        return PlanRow(sheet, tile, (), "no acquisition of any sensor asked for covers the tile")
+def _cells_of(
+    sheet: Sheet, tile: Tile, side: int, ranked: Mapping[tuple[int, int], tuple[Choice, ...]]
+) -> Iterator[Cell]:
+    """The parts of the lattice cells that lie in a tile."""
+    (row0, col0), (h, w) = sheet.lattice_origin, tile.geobox.shape
+    top, left = row0 + tile.rows.start, col0 + tile.cols.start
+    for cy in range(top // side, (top + h - 1) // side + 1):
+        for cx in range(left // side, (left + w - 1) // side + 1):
+            rows = slice(max(cy * side - top, 0), min((cy + 1) * side - top, h))
+            cols = slice(max(cx * side - left, 0), min((cx + 1) * side - left, w))
+            yield Cell(rows, cols, ranked[cy, cx])
+
+
+def _rank_cells(
+    sheet: Sheet, side: int, items: Mapping[str, ItemSet], card: CheckpointCard,
+    timeline: Timeline, preference: Sequence[str],
+) -> dict[tuple[int, int], tuple[Choice, ...]]:
+    """Sensors of every lattice cell that the sheet's window touches, best first."""
+    (row0, col0), (h, w) = sheet.lattice_origin, sheet.geobox.shape
+    keys = [
+        (cy, cx)
+        for cy in range(row0 // side, (row0 + h - 1) // side + 1)
+        for cx in range(col0 // side, (col0 + w - 1) // side + 1)
+    ]
+    boxes = _lonlat_boxes(sheet, side, keys)
+    found: list[list[Choice]] = [[] for _ in keys]
+    for key, members in items.items():
+        counts, steps = _coverage(members.items, boxes, timeline)
+        for k in np.flatnonzero(counts):
+            score = card.sensors[key].score_at(steps[k])
+            found[k].append(Choice(key, int(counts[k]), float(steps[k]), score))
+
+    def rank(choice: Choice) -> tuple[float, int]:
+        if preference:
+            return preference.index(choice.sensor), 0
+        return -choice.score, SENSORS[choice.sensor].code
+
+    return {key: tuple(sorted(c, key=rank)) for key, c in zip(keys, found, strict=True)}
+
+
+def _lonlat_boxes(sheet: Sheet, side: int, keys: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Cells in EPSG:4326, as the boxes around their projected corners."""
+    (row0, col0), affine, p = sheet.lattice_origin, sheet.geobox.affine, sheet.pixel_m
+    cy, cx = np.array(keys).T
+    x = affine.c + (cx[:, None] * side - col0 + np.array([0, side, 0, side])) * p  # (K, 4)
+    y = affine.f - (cy[:, None] * side - row0 + np.array([0, 0, side, side])) * p
+    lon, lat = Transformer.from_crs(sheet.epsg, 4326, always_xy=True).transform(x, y)
+    return shapely.box(lon.min(1), lat.min(1), lon.max(1), lat.max(1))
+
+
+def _coverage(
+    items: Sequence[pystac.Item], boxes: np.ndarray, timeline: Timeline
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per cell: number of items that touch it, and the expected number of clear steps.
+
+    Items are taken as independent: a step is missed when all of its items miss it.
+    """
+    footprints = np.array([shapely.geometry.shape(i.geometry) for i in items], dtype=object)
+    steps = [timeline.step_of(when(i)) for i in items]
+    clear = np.array([1 - min(max(float(i.properties.get("eo:cloud_cover") or 0), 0), 100) / 100
+                      for i in items])
+    missed = np.ones((len(boxes), timeline.steps))
+    cell, item = shapely.STRtree(footprints).query(boxes, predicate="intersects")
+    share = shapely.area(shapely.intersection(boxes[cell], footprints[item])) / shapely.area(
+        boxes[cell]
+    )
+    for k, m, part in zip(cell, item, share, strict=True):
+        if (step := steps[m]) is not None:
+            missed[k, step] *= 1 - clear[m] * part
+    return np.bincount(cell, minlength=len(boxes)), (1 - missed).sum(1)
+
+
+def _summary(cells: Sequence[Cell]) -> tuple[Choice, ...]:
+    by_sensor: dict[str, list[Choice]] = {}
+    first: dict[str, int] = {}
+    for cell in cells:
+        for k, choice in enumerate(cell.choices):
+            by_sensor.setdefault(choice.sensor, []).append(choice)
+            first[choice.sensor] = first.get(choice.sensor, 0) + (k == 0)
+    means = [
+        Choice(key, max(c.items for c in group),
+               float(np.mean([c.expected_steps for c in group])),
+               float(np.mean([c.score for c in group])))
+        for key, group in by_sensor.items()
+    ]
+    return tuple(sorted(means, key=lambda c: (-first[c.sensor], -c.score)))
+
+
+def _reason(
+    cells: Sequence[Cell], preference: Sequence[str], card: CheckpointCard, timeline: Timeline
+) -> str:
+    """Why the tile is mapped from what it is mapped from, in one line."""
+    order = _summary(cells)
+    if not order:
+        return "no acquisition of any sensor asked for touches the tile"
     if preference:
-        order = sorted(choices, key=lambda c: preference.index(c.sensor))
+        order = tuple(sorted(order, key=lambda c: preference.index(c.sensor)))
         why = "asked for" if len(preference) == 1 else "first in the order asked for"
     else:
-        order = sorted(choices, key=lambda c: (-c.score, SENSORS[c.sensor].code))
         why = f"best expected {card.metric}"
-    best = order[0]
-    reason = (
-        f"{best.sensor}: {why}, {best.expected_steps:.1f} of {steps} steps expected "
-        f"({card.metric} {best.score:.3f})"
-    )
-    others = ", ".join(f"{c.sensor} {c.score:.3f} at {c.expected_steps:.1f}" for c in order[1:])
-    return PlanRow(sheet, tile, tuple(order), reason + (f"; else {others}" if others else ""))
-
-
-def _lonlat_boxes(tiles: Sequence[tuple[Sheet, Tile]]) -> np.ndarray:
-    """Tile outlines in EPSG:4326, as shapely boxes (bounds of the projected corners)."""
-    boxes = []
-    transformers = {s.epsg: Transformer.from_crs(s.epsg, 4326, always_xy=True) for s, _ in tiles}
-    for sheet, tile in tiles:
-        bounds = transformers[sheet.epsg].transform_bounds(*tile.geobox.boundingbox.bbox)
-        boxes.append(shapely.box(*bounds))
-    return np.array(boxes, dtype=object)
-
-
-def _touching(items: Sequence[pystac.Item], boxes: np.ndarray) -> list[tuple[int, ...]]:
-    """Per tile: indices of the items whose footprint meets it."""
-    footprints = np.array([shapely.geometry.shape(i.geometry) for i in items], dtype=object)
-    found: list[list[int]] = [[] for _ in boxes]
-    if footprints.size and boxes.size:
-        tree = shapely.STRtree(footprints)
-        for tile, item in tree.query(boxes, predicate="intersects").T:
-            found[tile].append(int(item))
-    return [tuple(sorted(members)) for members in found]
-
-
-def _usable_steps(
-    items: Sequence[pystac.Item], timeline: Timeline
-) -> list[tuple[int | None, float]]:
-    """Per item: its step, and the chance that a pixel of it is clear."""
-    steps = [timeline.step_of(when(item)) for item in items]
-    cloud = [float(i.properties.get("eo:cloud_cover") or 0.0) / 100 for i in items]
-    return [(s, 1.0 - min(max(c, 0.0), 1.0)) for s, c in zip(steps, cloud, strict=True)]
-
-
-def _expected_steps(usable: Sequence[tuple[int | None, float]], steps: int) -> float:
-    """Expected number of steps with at least one clear observation, items being independent."""
-    missed = np.ones(steps)
-    for step, clear in usable:
-        if step is not None:
-            missed[step] *= 1.0 - clear
-    return float((1.0 - missed).sum())
+    firsts = {cell.choices[0].sensor for cell in cells if cell.choices}
+    if len(firsts) > 1:
+        why += f" (in most of its {len(cells)} cells; {', '.join(sorted(firsts))} lead in some)"
+    best, *rest = order
+    reason = (f"{best.sensor}: {why}, {best.expected_steps:.1f} of {timeline.steps} steps "
+              f"expected ({card.metric} {best.score:.3f})")
+    others = ", ".join(f"{c.sensor} {c.score:.3f} at {c.expected_steps:.1f}" for c in rest)
+    return reason + (f"; else {others}" if others else "")

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
-from pipeline.infer.plan import Choice, PlanRow
+from pipeline.infer.plan import PlanRow
 from pipeline.infer.predict import Predictor
 from pipeline.infer.smooth import reach, smooth
 from pipeline.infer.store import RunStore
@@ -19,7 +19,7 @@ from pipeline.prep.features import bands_needed
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.layers import Layer
-from pipeline.spec.manifest import TileRecord
+from pipeline.spec.manifest import Status, TileRecord
 from pipeline.spec.sensors import SENSORS
 from pipeline.spec.timeline import Timeline
 
@@ -42,13 +42,13 @@ class Reader:
     aggregate: int
     smooth_px: Callable[[str], int]
 
-    def __call__(self, row: PlanRow, choice: Choice) -> tuple[Cube, float]:
+    def __call__(self, row: PlanRow, sensor: str) -> tuple[Cube, float]:
         """Cube of the tile and its halo, and the seconds it took."""
         started = time.perf_counter()
-        bands = bands_needed(self.features[choice.sensor], SENSORS[choice.sensor].band_names)
-        halo = self.smooth_px(choice.sensor) // 2
+        bands = bands_needed(self.features[sensor], SENSORS[sensor].band_names)
+        halo = self.smooth_px(sensor) // 2
         cube = load_cube(
-            self.items[choice.sensor], row.tile.geobox.pad(halo), bands, self.timeline,
+            self.items[sensor], row.tile.geobox.pad(halo), bands, self.timeline,
             aggregate=self.aggregate,
         )
         return cube, time.perf_counter() - started
@@ -75,11 +75,11 @@ def run_tiles(
         recorded as failed, and the others go on.
     """
     done = store.done()
-    todo = [row for row in rows if _key(row) not in done]
+    todo = [row for row in rows if row.key not in done]
     records = dict(done)
     for row in rows:
-        if _key(row) in done:
-            finished(done[_key(row)])
+        if row.key in done:
+            finished(done[row.key])
     pool = ThreadPoolExecutor(1, thread_name_prefix="reader")
     try:
         ahead: Future[tuple[Cube, float]] | None = None
@@ -92,7 +92,7 @@ def run_tiles(
             finished(record)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return [records[_key(row)] for row in rows]
+    return [records[row.key] for row in rows]
 
 
 def map_tile(
@@ -102,12 +102,12 @@ def map_tile(
     predictor: Predictor,
     layers: Sequence[Layer],
 ) -> tuple[TileRecord, dict[str, np.ndarray]]:
-    """One tile: sensors in the order of the plan, until every pixel of the area has a value.
+    """One tile: each cell's sensors in order, until every pixel of the area has a value.
 
     Args:
         row: of the plan.
-        first: the first choice's cube, being read; None when there is no choice.
-        reader: for the other choices.
+        first: the cube of the tile's first sensor, being read; None when there is no sensor.
+        reader: for the other sensors.
         predictor: the checkpoint.
         layers: of the map.
 
@@ -117,50 +117,84 @@ def map_tile(
     inside = row.sheet.inside(row.tile.geobox)
     arrays = _blank(layers, inside)
     missing = inside.copy()
+    work = _Work(row, first, reader)
     mapped: dict[str, int] = {}
-    observed: dict[str, float] = {}
-    seconds = {"read": 0.0, "predict": 0.0}
-    reason = row.reason
     try:
-        for k, choice in enumerate(row.choices):
-            if not missing.any():
-                break
-            cube, took = first.result() if k == 0 and first else reader(row, choice)
-            seconds["read"] += took
-            started = time.perf_counter()
-            total = _core(cube.count.sum(0, dtype=np.uint16), inside.shape)
-            observed[choice.sensor] = round(float(total[inside].mean()), 3)
-            mapped[choice.sensor] = _fill(arrays, missing, choice.sensor, cube, total, predictor)
-            seconds["predict"] += time.perf_counter() - started
+        for rank in range(len(row.choices)):
+            for choice in row.choices:
+                wanted = missing & row.where(choice.sensor, rank)
+                if wanted.any():
+                    cube = work.cube(choice.sensor, inside)
+                    started = time.perf_counter()
+                    filled = _fill(arrays, wanted, choice.sensor, cube, predictor)
+                    missing &= ~filled
+                    mapped[choice.sensor] = mapped.get(choice.sensor, 0) + int(filled.sum())
+                    work.seconds["predict"] += time.perf_counter() - started
     except DataTrouble as error:
-        return _record(row, inside, "failed", str(error), {}, observed, seconds), _blank(
-            layers, inside
+        return work.record(inside, "failed", str(error), {}), _blank(layers, inside)
+    if not any(mapped.values()):
+        reason = row.reason
+        if row.cells and work.observed:
+            reason = f"too few clear observations ({_counts(work.observed)} a pixel); {reason}"
+        return work.record(inside, "nodata", reason, mapped), arrays
+    reason = row.reason
+    if len(mapped) > 1:
+        shares = ", ".join(f"{key} {n}" for key, n in mapped.items())
+        reason += f"; pixels made from {shares}"
+    return work.record(inside, "mapped", reason, mapped), arrays
+
+
+class _Work:
+    """What is read for one tile, and how long it took."""
+
+    def __init__(
+        self, row: PlanRow, first: Future[tuple[Cube, float]] | None, reader: Reader
+    ) -> None:
+        self.row, self.first, self.reader = row, first, reader
+        self.cubes: dict[str, Cube] = {}
+        self.observed: dict[str, float] = {}
+        self.seconds = {"read": 0.0, "predict": 0.0}
+
+    def cube(self, sensor: str, inside: np.ndarray) -> Cube:
+        """The tile's cube of a sensor, read once."""
+        if sensor not in self.cubes:
+            ahead = self.first if self.first and sensor == self.row.choices[0].sensor else None
+            cube, took = ahead.result() if ahead else self.reader(self.row, sensor)
+            self.seconds["read"] += took
+            self.cubes[sensor] = cube
+            total = _core(cube.count.sum(0, dtype=np.uint16), inside.shape)
+            self.observed[sensor] = round(float(total[inside].mean()), 3)
+        return self.cubes[sensor]
+
+    def record(
+        self, inside: np.ndarray, status: Status, reason: str, mapped: Mapping[str, int]
+    ) -> TileRecord:
+        """The tile's record."""
+        best = max(mapped, key=lambda key: mapped[key]) if any(mapped.values()) else ""
+        return TileRecord(
+            sheet=self.row.sheet.name, tile=self.row.tile.name, status=status, sensor=best,
+            reason=reason, area_px=int(inside.sum()), mapped_px=dict(mapped),
+            observations=dict(self.observed),
+            seconds={k: round(v, 3) for k, v in self.seconds.items()},
         )
-    status = "mapped" if sum(mapped.values()) else "nodata"
-    if status == "nodata" and row.choices:
-        reason = f"too few clear observations ({_counts(observed)} a pixel); {row.reason}"
-    elif len(mapped) > 1:
-        reason += "; gaps filled from " + ", ".join(list(mapped)[1:])
-    return _record(row, inside, status, reason, mapped, observed, seconds), arrays
 
 
 def _fill(
-    arrays: Mapping[str, np.ndarray], missing: np.ndarray, sensor: str, cube: Cube,
-    total: np.ndarray, predictor: Predictor,
-) -> int:
-    """Write one sensor's predictions into the missing pixels; returns how many there were."""
+    arrays: Mapping[str, np.ndarray], wanted: np.ndarray, sensor: str, cube: Cube,
+    predictor: Predictor,
+) -> np.ndarray:
+    """Write one sensor's predictions into the wanted pixels; [Y, X] bool where it had any."""
     size = predictor.task.smooth_px(sensor)
-    wanted = np.zeros(cube.geobox.shape, bool)
-    _core(wanted, missing.shape)[:] = missing
-    result = predictor(sensor, cube, reach(wanted, size))
-    score = _core(smooth(result.score, size), missing.shape)
-    steps = _core(result.steps, missing.shape)
-    at = missing & np.isfinite(score[0])
+    around = np.zeros(cube.geobox.shape, bool)
+    _core(around, wanted.shape)[:] = wanted
+    result = predictor(sensor, cube, reach(around, size))
+    score = _core(smooth(result.score, size), wanted.shape)
+    steps = _core(result.steps, wanted.shape)
+    at = wanted & np.isfinite(score[0])
     arrays["map"][at], arrays["confidence"][at] = predictor.encode(sensor, score[:, at], steps[at])
     arrays["sensor"][at] = SENSORS[sensor].code
-    arrays["observations"][at] = total[at]
-    missing &= ~at
-    return int(at.sum())
+    arrays["observations"][at] = _core(cube.count.sum(0, dtype=np.uint16), wanted.shape)[at]
+    return at
 
 
 def _core(padded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -177,26 +211,10 @@ def _blank(layers: Sequence[Layer], inside: np.ndarray) -> dict[str, np.ndarray]
     return arrays
 
 
-def _record(
-    row: PlanRow, inside: np.ndarray, status: str, reason: str, mapped: Mapping[str, int],
-    observed: Mapping[str, float], seconds: Mapping[str, float],
-) -> TileRecord:
-    best = max(mapped, key=lambda key: mapped[key]) if any(mapped.values()) else ""
-    return TileRecord(
-        sheet=row.sheet.name, tile=row.tile.name, status=status,  # type: ignore[arg-type]
-        sensor=best, reason=reason, area_px=int(inside.sum()), mapped_px=dict(mapped),
-        observations=dict(observed), seconds={k: round(v, 3) for k, v in seconds.items()},
-    )
-
-
 def _submit(
     pool: ThreadPoolExecutor, reader: Reader, row: PlanRow
 ) -> Future[tuple[Cube, float]] | None:
-    return pool.submit(reader, row, row.choices[0]) if row.choices else None
-
-
-def _key(row: PlanRow) -> str:
-    return f"{row.sheet.name}/{row.tile.name}"
+    return pool.submit(reader, row, row.choices[0].sensor) if row.choices else None
 
 
 def _counts(observed: Mapping[str, float]) -> str:
