@@ -6,13 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import cli
-from pipeline.mapping import MapPlan, make_map, make_request, plan_map
 from pipeline.spec.errors import PartialMap
 from pipeline.spec.manifest import RunManifest
 from pipeline.spec.request import DEVICES
 from pipeline.spec.tasks import TASKS
+
+if TYPE_CHECKING:
+    from pipeline.mapping import MapPlan
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -42,6 +45,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def command(argv: Sequence[str]) -> int:
     """Carry out one command line; returns its exit code."""
     args = parse(argv)
+    # torch takes seconds to load: not for --help, and Ctrl-C meanwhile leaves in one line
+    from pipeline.mapping import make_map, make_request, plan_map
+
     request = make_request(
         args.aoi, args.sensor, task=args.task, period=args.period, catalog=args.catalog,
         checkpoint=args.checkpoint, out=args.out, tile_px=args.tile_size, device=args.device,
@@ -53,14 +59,24 @@ def command(argv: Sequence[str]) -> int:
     manifest = make_map(request, resume=args.resume, progress=not args.quiet)
     report = manifest.to_json()
     report["out"] = str(request.out)
+    error = partial(manifest)
+    if error:
+        report |= {"error": str(error), "exit_code": error.exit_code}
+        print(f"error: {error}", file=sys.stderr)
     cli.emit(report) if args.json else print(summary(manifest, request.out))
-    if manifest.failed:
-        raise PartialMap(
-            f"{len(manifest.failed)} of {len(manifest.tiles)} tiles failed, the first: "
-            f"{manifest.failed[0].key}: {manifest.failed[0].reason}",
-            then="repeat the command with --resume to complete the map",
-        )
-    return 0
+    return error.exit_code if error else 0
+
+
+def partial(manifest: RunManifest) -> PartialMap | None:
+    """The error of a map with failed tiles."""
+    if not manifest.failed:
+        return None
+    first = manifest.failed[0]
+    return PartialMap(
+        f"{len(manifest.failed)} of {len(manifest.tiles)} tiles failed, the first: "
+        f"{first.key}: {first.reason}",
+        then="repeat the command with --resume to complete the map",
+    )
 
 
 def plan_table(plan: MapPlan) -> str:

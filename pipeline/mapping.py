@@ -22,7 +22,7 @@ from pipeline.data.search import search
 from pipeline.infer.plan import PlanRow, plan
 from pipeline.infer.predict import Predictor
 from pipeline.infer.run import Reader, run_tiles
-from pipeline.infer.store import RunStore
+from pipeline.infer.store import RunStore, locked
 from pipeline.prep.features import bands_needed
 from pipeline.publish.sheets import publish
 from pipeline.spec.card import CheckpointCard
@@ -130,8 +130,10 @@ def plan_map(request: MapRequest, frozen: Path | None = None) -> MapPlan:
     area = read_aoi(request.aoi)
     card, arrays = load_checkpoint(request.checkpoint)
     wanted = _wanted_sensors(request, card)
-    parts = sheets(area.geometry, request.task.pixel_m)
-    if not any(s.inside(t.geobox).any() for s in parts for t in s.tiles(request.tile_px)):
+    # a sliver over a zone's border may hold no pixel centre: no sheet of nothing
+    parts = [s for s in sheets(area.geometry, request.task.pixel_m)
+             if any(s.inside(t.geobox).any() for t in s.tiles(request.tile_px))]
+    if not parts:
         raise BadRequest(f"the area is smaller than a pixel of {request.task.pixel_m} m",
                          got=request.aoi, then="draw a larger area")
     found, refused = _find_items(request, area, card, wanted, frozen)
@@ -158,12 +160,13 @@ def make_map(
     """
     started = _now()
     state = writable_folder(request.out / STATE)
-    made = plan_map(request, state / "items" if resume else None)
-    predictor = Predictor(request.task, made.card, made.arrays, request.device)
-    for key, items in made.items.items():
-        freeze(state / "items" / f"{key}.json", items)
-    with RunStore.open(state, _identity(made), made.sheets, layers_of(request.task),
-                       request.tile_px, resume) as store:
+    with locked(state):
+        made = plan_map(request, state / "items" if resume else None)
+        predictor = Predictor(request.task, made.card, made.arrays, request.device)
+        store = RunStore.open(state, _identity(made), made.sheets, layers_of(request.task),
+                              request.tile_px, resume)
+        for key, items in made.items.items():
+            freeze(state / "items" / f"{key}.json", items)
         records = _run(made, predictor, store, progress)
         _check_records(records)
         manifest = RunManifest(

@@ -20,7 +20,7 @@ from pipeline.infer.plan import Cell, Choice, PlanRow, plan
 from pipeline.infer.predict import BATCH, Predictor, softmax
 from pipeline.infer.run import run_tiles
 from pipeline.infer.smooth import reach, smooth
-from pipeline.infer.store import RunStore
+from pipeline.infer.store import RunStore, locked
 from pipeline.prep.features import model_input
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import BadRequest, DataTrouble
@@ -247,16 +247,8 @@ def test_weights_of_another_shape_are_refused() -> None:
 
 @pytest.fixture
 def opened(tmp_path: Path):
-    """Opens stores, and closes them after the test."""
-    stores: list[RunStore] = []
-
-    def go(**options) -> RunStore:
-        stores.append(open_store(tmp_path, **options))
-        return stores[-1]
-
-    yield go
-    for store in stores:
-        store.close()
+    """Opens stores in the test's folder."""
+    return lambda **options: open_store(tmp_path, **options)
 
 
 def open_store(root: Path, tile_px: int = 32, resume: bool = False, **identity: object) -> RunStore:
@@ -290,15 +282,11 @@ def test_a_store_is_resumed_only_by_its_own_run(opened, tmp_path: Path) -> None:
     store.write(tile, {}, failed)
     with (tmp_path / "tiles.jsonl").open("a") as log:
         log.write('{"sheet": "utm31n", "til')  # a crash in the middle of a line
-    with pytest.raises(BadRequest, match="another run"):
-        opened(resume=True, request=1)
-    store.close()
     with pytest.raises(BadRequest, match="other request"):
         opened(resume=True, request=2)
     again = opened(resume=True, request=1)
     assert list(again.done()) == [f"{sheet.name}/{tile.name}"]
     assert again.view(sheet.name, "map")[tile.rows, tile.cols].all()
-    again.close()
     fresh = opened(request=1)
     assert fresh.done() == {}
     assert (fresh.view(sheet.name, "map")[:, :] == 255).all()
@@ -318,6 +306,28 @@ def test_a_full_disk_says_so_and_keeps_what_was_stored(opened, monkeypatch) -> N
     with pytest.raises(DataTrouble, match="No space left"):
         store.write(two, {"map": ones}, TileRecord(sheet.name, two.name, "mapped", "s1", "", 1))
     assert list(store.done()) == [f"{sheet.name}/{one.name}"]
+
+
+def test_one_run_a_folder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(BadRequest, match="another run"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_what_says_finished_goes_before_the_tiles(opened, tmp_path: Path, monkeypatch) -> None:
+    (sheet,) = sheets(AREA, 10)
+    tile = next(iter(sheet.tiles(32)))
+    ones = np.ones(tile.geobox.shape, np.uint8)
+    opened().write(tile, {"map": ones}, TileRecord(sheet.name, tile.name, "mapped", "s1", "", 9))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipeline.infer.store.shutil.rmtree", killed)
+        opened()
+    assert opened(resume=True).done() == {}
 
 
 class FakeReader:
@@ -387,7 +397,6 @@ def test_a_failed_tile_is_named_and_resumed(opened) -> None:
     records = run_tiles(rows, FakeReader(broken), predictor_of(), store, lambda _: None)
     assert [r.status for r in records].count("failed") == 1
     assert "S1A_X" in records[1].reason
-    store.close()
     again, reader = opened(resume=True), FakeReader()
     records = run_tiles(rows, reader, predictor_of(), again, lambda _: None)
     assert reader.calls == [(broken, "s1")]

@@ -226,7 +226,8 @@ def test_an_unreadable_asset_fails_its_tiles_only(run, region, tmp_path, capsys)
     victim.write_bytes(victim.read_bytes()[:200])
     catalog = str(broken / "catalog.json")
     assert run(catalog=catalog, tile_size="16") == 4
-    report = json.loads(capsys.readouterr().out.splitlines()[0])
+    report = json.loads(capsys.readouterr().out)
+    assert report["exit_code"] == 4
     failed = [t for t in report["tiles"] if t["status"] == "failed"]
     assert failed
     assert victim.name in failed[0]["reason"] or victim.parent.name in failed[0]["reason"]
@@ -286,6 +287,41 @@ def test_a_failing_publish_leaves_the_old_map(run, tmp_path, monkeypatch, capfd)
     assert run(sensor="s2") == 3
     assert {p: p.read_bytes() for p in tifs(tmp_path / "out")} == before
     assert "No space left" in capfd.readouterr().err
+
+
+def test_another_area_into_the_same_folder_leaves_no_stale_sheet(run, region_aoi, tmp_path) -> None:
+    assert run() == 0
+    west, south, _, north = region_aoi.split(",")
+    assert run(aoi=f"{west},{south},5.9985,{north}") == 0
+    out = tmp_path / "out"
+    assert {p.parent for p in tifs(out)} == {out}
+    assert [p.relative_to(out) for p in out.rglob("item.json") if ".run" not in p.parts] == [
+        Path("item.json")
+    ]
+
+
+def test_a_store_that_lost_its_pixels_is_not_published(run, tmp_path, capfd) -> None:
+    assert run() == 0
+    before = {p: p.read_bytes() for p in tifs(tmp_path / "out")}
+    for chunk in (tmp_path / "out" / STATE / "store.zarr").rglob("sensor/c/*/*"):
+        chunk.unlink()
+    assert run(resume="") == 3
+    assert "damaged" in capfd.readouterr().err
+    assert {p: p.read_bytes() for p in tifs(tmp_path / "out")} == before
+
+
+def test_a_vrt_that_poses_as_a_tiff_is_not_read(run, region, tmp_path, capfd) -> None:
+    evil = tmp_path / "evil"
+    shutil.copytree(region, evil)
+    secret = sorted(region.rglob("*_20230[1-9]*_rtc/*vv*.tiff"))[0]
+    for victim in evil.rglob("*_rtc/*vv*.tiff"):
+        victim.write_text(
+            '<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="Float32" '
+            f'band="1"><SimpleSource><SourceFilename>{secret}</SourceFilename></SimpleSource>'
+            "</VRTRasterBand></VRTDataset>"
+        )
+    assert run(catalog=str(evil / "catalog.json")) == 3
+    assert "cannot be read" in capfd.readouterr().err
 
 
 def test_loading_is_what_the_map_uses() -> None:

@@ -91,7 +91,8 @@ def write_trouble(path: Path, error: Exception) -> BadRequest | DataTrouble:
         return BadRequest(f"cannot write {path}", got=reason, then="try --out with another folder")
     return DataTrouble(
         f"could not write {path}", got=reason,
-        then=f"{_free_mb(path)} MB are free there; make room and type the command again",
+        then=f"{_free_mb(path)} MB are free there; make room and type the command again "
+        "(pipeline.map: with --resume)",
     )
 
 

@@ -18,6 +18,7 @@ import shapely
 import shapely.geometry
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.files import atomic_write_json
@@ -117,27 +118,40 @@ class ItemSet:
 def footprint(item: pystac.Item) -> BaseGeometry:
     """Outline of an image in EPSG:4326: of the pixel grid that the item states, if that holds the
     item's geometry; else both with some slack (width and height are sometimes stated swapped)."""
-    stated = shapely.geometry.shape(item.geometry)
+    stated = shapely.make_valid(shapely.geometry.shape(item.geometry))
+    grid = _grid_outline(item)
+    if grid is None:
+        return stated.buffer(_FOOTPRINT_SLACK)
+    west, south, east, north = grid.bounds
+    bend = _BEND * max(east - west, north - south)  # of the geometry's straight edges
+    if grid.buffer(bend).covers(stated):
+        return grid.buffer(_PIXEL_SLACK)
+    return (stated | grid).buffer(_FOOTPRINT_SLACK)
+
+
+def _grid_outline(item: pystac.Item) -> BaseGeometry | None:
+    """Outline of the pixel grid that the item states; None where it states none that makes sense,
+    or one across the antimeridian."""
     for fields in (item.properties, *(asset.extra_fields for asset in item.assets.values())):
         code = fields.get("proj:code", item.properties.get("proj:code"))
         shape, transform = fields.get("proj:shape"), fields.get("proj:transform")
-        if code and shape and transform:
-            a, b, c, d, e, f = transform[:6]
-            (height, width), edge = shape, np.linspace(0, 1, 9)
-            # an edge that is straight in metres is curved in degrees: nine points a side
-            col = width * np.concatenate([edge, np.ones(9), edge[::-1], np.zeros(9)])
-            row = height * np.concatenate([np.zeros(9), edge, np.ones(9), edge[::-1]])
+        if not (code and shape and transform):
+            continue
+        try:
+            a, b, c, d, e, f = (float(v) for v in transform[:6])
+            height, width = (float(v) for v in shape)
             to_lonlat = Transformer.from_crs(code, 4326, always_xy=True)
-            lon, lat = to_lonlat.transform(a * col + b * row + c, d * col + e * row + f)
-            if np.ptp(lon) >= 180:  # it crosses the antimeridian: the geometry says it better
-                break
-            grid = shapely.Polygon(np.column_stack([lon, lat]))
-            bend = _BEND * max(np.ptp(lon), np.ptp(lat))  # of the geometry's straight edges
-            if grid.buffer(bend).covers(stated):
-                return grid.buffer(_PIXEL_SLACK)
-            stated = stated | grid
-            break
-    return stated.buffer(_FOOTPRINT_SLACK)
+        except (TypeError, ValueError, CRSError):
+            return None
+        # an edge that is straight in metres is curved in degrees: nine points a side
+        edge = np.linspace(0, 1, 9)
+        col = width * np.concatenate([edge, np.ones(9), edge[::-1], np.zeros(9)])
+        row = height * np.concatenate([np.zeros(9), edge, np.ones(9), edge[::-1]])
+        lon, lat = to_lonlat.transform(a * col + b * row + c, d * col + e * row + f)
+        outline = shapely.Polygon(np.column_stack([lon, lat]))
+        sane = np.isfinite(lon).all() and np.ptp(lon) < 180 and outline.is_valid
+        return outline if sane else None
+    return None
 
 
 def when(item: pystac.Item) -> datetime:

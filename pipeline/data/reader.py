@@ -112,7 +112,10 @@ class NearestReader:
         h, w = dst_geobox.shape
         dtype = np.dtype(cfg.dtype)
         try:
-            with rasterio.open(signed(self._href, self._signer), sharing=False) as file:
+            with rasterio.open(
+                signed(self._href, self._signer), sharing=False,
+                driver="GTiff",  # a VRT of that name could name any file of this machine
+            ) as file:
                 if not np.can_cast(file.dtypes[0], dtype):
                     raise self._trouble(f"it holds {file.dtypes[0]}, the archive's row {dtype}")
                 if file.crs is None or file.transform.b or file.transform.d:

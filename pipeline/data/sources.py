@@ -94,7 +94,9 @@ _ARCHIVES = (
         key="archive/sentinel-2-l2a", sensor="s2", collection="sentinel-2-l2a",
         assets=_BY_NAME["s2"], unit="reflectance", radiometry="l2a", nodata=0, scale=1e-4,
         mask_asset="SCL", mask="scl",
-        absent=("s2:processing_baseline", "earthsearch:payload_id"),
+        # an item of a provider that merely lacks its baseline is not of this archive
+        absent=("s2:processing_baseline", "earthsearch:payload_id", "s2:product_uri",
+                "s2:datatake_id", "s2:mgrs_tile", "s2:granule_id", "grid:code"),
     ),
     Source(  # dB * 10 000, ellipsoid sigma0
         key="archive/sentinel-1-grd-sigma0", sensor="s1", collection="sentinel-1-grd-sigma0",

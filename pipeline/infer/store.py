@@ -11,18 +11,21 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from pipeline.data.files import atomic_write_json, writing
+from pipeline.data.files import atomic_write_json, sync, writing
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.grid import Sheet, Tile
 from pipeline.spec.layers import Layer
 from pipeline.spec.manifest import TileRecord
+
+STAMP, LOG, STORE = "run.json", "tiles.jsonl", "store.zarr"
 
 
 class SheetView:
@@ -48,19 +51,19 @@ class RunStore:
     def __init__(self, root: Path, sheets: Sequence[Sheet], layers: Sequence[Layer],
                  tile_px: int) -> None:
         self.root, self.layers, self.tile_px = root, tuple(layers), tile_px
-        self._lock = _lock(root / "lock")
-        self._log = root / "tiles.jsonl"
+        self._log = root / LOG
         self._origin: dict[str, tuple[int, int]] = {}
         self._sheets = {s.name: s for s in sheets}
-        group = zarr.open_group(str(root / "store.zarr"), mode="a")
-        self._arrays = {s.name: self._open_sheet(group, s) for s in sheets}
+        with writing(root):
+            group = zarr.open_group(str(root / STORE), mode="a")
+            self._arrays = {s.name: self._open_sheet(group, s) for s in sheets}
 
     @classmethod
     def open(
         cls, root: Path, identity: Mapping[str, Any], sheets: Sequence[Sheet],
         layers: Sequence[Layer], tile_px: int, resume: bool,
     ) -> RunStore:
-        """Open the store of a run, emptied first unless it is to be resumed.
+        """Open the store of a run, emptied first unless it is to be resumed. Hold ``locked``.
 
         Args:
             root: folder of the run's state.
@@ -69,21 +72,18 @@ class RunStore:
             resume: keep the tiles that are finished.
 
         Raises:
-            BadRequest: another process works on it, or ``resume`` and the run was another one.
+            BadRequest: ``resume``, and the run was another one.
+            DataTrouble: the disk is full or failing.
         """
-        root.mkdir(parents=True, exist_ok=True)
-        stamp = root / "run.json"
-        with _lock(root / "lock"):
-            if stamp.exists():
-                if not resume:
-                    clear(root)
-                elif (changed := _changed(json.loads(stamp.read_text()), identity)):
-                    raise BadRequest(
-                        f"{root.parent} holds a run of another request", got=f"other {changed}",
-                        then="repeat the first command with --resume, or leave --resume out to "
-                        "start over",
-                    )
-            atomic_write_json(stamp, dict(identity))
+        stamp = root / STAMP
+        if not resume:
+            clear(root)
+        elif stamp.exists() and (changed := _changed(_read(stamp), identity)):
+            raise BadRequest(
+                f"{root.parent} holds a run of another request", got=f"other {changed}",
+                then="repeat the first command with --resume, or leave --resume out to start over",
+            )
+        atomic_write_json(stamp, dict(identity))
         return cls(root, sheets, layers, tile_px)
 
     def _open_sheet(self, group: zarr.Group, sheet: Sheet) -> dict[str, zarr.Array]:
@@ -136,21 +136,24 @@ class RunStore:
         h, w = self._sheets[sheet].geobox.shape
         return SheetView(self._arrays[sheet][layer], top, left, (h, w))
 
-    def __enter__(self) -> RunStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let another process open the store."""
-        self._lock.close()
-
 
 def clear(root: Path) -> None:
-    """Forget a run's tiles."""
-    shutil.rmtree(root / "store.zarr", ignore_errors=True)
-    (root / "tiles.jsonl").unlink(missing_ok=True)
+    """Forget a run: first what says that tiles are finished, then the tiles."""
+    with writing(root):
+        for name in (STAMP, LOG):
+            (root / name).unlink(missing_ok=True)
+        sync(root)
+        if (root / STORE).exists():
+            shutil.rmtree(root / STORE)
+
+
+def _read(stamp: Path) -> dict[str, Any]:
+    """A run's identity; nothing where the file is damaged, so that it equals no other."""
+    try:
+        found = json.loads(stamp.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -159,17 +162,19 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(sorted(k for k in {*old, *plain} if old.get(k) != plain.get(k)))
 
 
-def _lock(path: Path) -> Any:
-    """Hold an exclusive lock until the file is closed (or the process dies).
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold a run's folder alone, until the block ends or the process dies.
 
     Raises:
         BadRequest: another process holds it.
     """
-    handle = path.open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        raise BadRequest(f"another run is writing to {path.parent.parent}",
-                         then="wait for it, or choose another --out") from None
-    return handle
+    with writing(root):
+        handle = (root / "lock").open("w")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadRequest(f"another run is writing to {root.parent}",
+                             then="wait for it, or choose another --out") from None
+        yield

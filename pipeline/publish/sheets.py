@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +22,14 @@ from pipeline.publish.item import MapRecord, map_item
 from pipeline.publish.preview import SheetPreview, write_preview
 from pipeline.publish.promote import open_stage, promote
 from pipeline.spec.card import CheckpointCard
+from pipeline.spec.errors import DataTrouble
 from pipeline.spec.grid import Sheet
-from pipeline.spec.layers import layers_of
+from pipeline.spec.layers import NO_SENSOR, OUTSIDE, layers_of
 from pipeline.spec.manifest import RunManifest
 from pipeline.spec.request import MapRequest
+
+MANIFEST = "manifest.json"
+_WINDOW = 2048  # pixels of the store looked at together
 
 
 def publish(
@@ -50,31 +56,79 @@ def publish(
         BadRequest: the folder cannot be written to.
         DataTrouble: the disk is full, or a file does not read back as it was written.
     """
+    folders = {s.name: request.out if len(sheets) == 1 else request.out / s.name for s in sheets}
+    for sheet in sheets:
+        _check_store(sheet, store, manifest)
+    stages: dict[str, Path] = {}
+    try:
+        return _publish(request, card, sheets, store, manifest, items, folders, stages)
+    finally:
+        for stage in stages.values():
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _publish(
+    request: MapRequest, card: CheckpointCard, sheets: Sequence[Sheet], store: RunStore,
+    manifest: RunManifest, items: Mapping[str, ItemSet], folders: Mapping[str, Path],
+    stages: dict[str, Path],
+) -> RunManifest:
     tags = _tags(request, card, manifest, items)
     layers = layers_of(request.task)
-    folders = {s.name: request.out if len(sheets) == 1 else request.out / s.name for s in sheets}
-    stages: dict[str, Path] = {}
     for sheet in sheets:
         stage = stages[sheet.name] = open_stage(folders[sheet.name])
         for layer in layers:
             write_cog(stage / f"{layer.name}.tif", store.view(sheet.name, layer.name),
                       sheet.geobox, layer, tags)
         _preview(stage / "preview.png", [stage], request, manifest)
+    before = _published(request.out)
+    # from here on the folder changes: no manifest stands beside files that it does not describe
+    (request.out / MANIFEST).unlink(missing_ok=True)
     if len(sheets) > 1:
         _preview(request.out / "preview.png", list(stages.values()), request, manifest)
     names = [*(f"{layer.name}.tif" for layer in layers), "preview.png", "item.json"]
     for sheet in sheets:
         stage = stages[sheet.name]
         record = _record(request, card, sheet, manifest, items, tags)
-        atomic_write_json(stage / "item.json",
-                   map_item(stage, record, sheet.geobox, layers, "preview.png"))
+        item = map_item(stage, record, sheet.geobox, layers, "preview.png")
+        atomic_write_json(stage / "item.json", item)
         promote(stage, folders[sheet.name], names)
     files = [str((folders[s.name] / n).relative_to(request.out)) for s in sheets for n in names]
     if len(sheets) > 1:
         files.append("preview.png")
+    for name in before - set(files):
+        (request.out / name).unlink(missing_ok=True)  # of an earlier map with other sheets
     done = dataclasses.replace(manifest, files=tuple(files))
-    atomic_write_json(request.out / "manifest.json", done.to_json())
+    atomic_write_json(request.out / MANIFEST, done.to_json())
     return done
+
+
+def _published(out: Path) -> set[str]:
+    """Files of the map that is in the folder, as its manifest lists them."""
+    try:
+        names = json.loads((out / MANIFEST).read_text())["files"]
+        return {str(n) for n in names if (out / str(n)).resolve().is_relative_to(out.resolve())}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _check_store(sheet: Sheet, store: RunStore, manifest: RunManifest) -> None:
+    """A store that does not hold the pixels that the records speak of is not published.
+
+    Raises:
+        DataTrouble: pixels are missing (a power cut, a damaged disk).
+    """
+    view = store.view(sheet.name, "sensor")
+    height, width = view.shape
+    found = 0
+    for row in range(0, height, _WINDOW):
+        for col in range(0, width, _WINDOW):
+            codes = view[row : row + _WINDOW, col : col + _WINDOW]
+            found += int(((codes != NO_SENSOR) & (codes != OUTSIDE)).sum())
+    stated = sum(sum(t.mapped_px.values()) for t in manifest.tiles if t.sheet == sheet.name)
+    if found != stated:
+        raise DataTrouble(f"the run store of {sheet.name} is damaged",
+                          got=f"{found} pixels with a value, the records state {stated}",
+                          then="type the command again without --resume")
 
 
 def _preview(
