@@ -17,6 +17,7 @@ from pipeline.data.files import writable_folder
 from pipeline.data.items import ItemSet, freeze
 from pipeline.data.points import write_samples
 from pipeline.data.search import search
+from pipeline.prep.features import bands_needed
 from pipeline.spec.errors import DataTrouble, NothingFound
 from pipeline.spec.request import sensor_order
 from pipeline.spec.sensors import SENSORS
@@ -29,11 +30,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p = cli.parser("python -m pipeline.sample", "Extract training series at labelled points.")
     p.add_argument("--points", required=True, metavar="FILE", help="GeoJSON or GeoPackage")
     p.add_argument("--label-column", required=True, metavar="NAME",
-                   help="property with the class code or value")
+                   help="property with the class (code or name) or the value")
     p.add_argument("--group-column", metavar="NAME",
                    help="points of one group stay in one fold (default: group, else 0.1 degrees)")
     p.add_argument("--task", default="cropland", metavar="|".join(TASKS))
-    p.add_argument("--sensors", default=",".join(SENSORS), metavar="LIST")
+    p.add_argument("--sensors", default="auto", metavar="LIST",
+                   help="s1,s2,l8 (default auto: all that the catalogue has)")
     p.add_argument("--period", metavar="YYYY-MM[:YYYY-MM]",
                    help="of all points; default: each point's own property 'period'")
     p.add_argument("--catalog", default="planetary-computer", metavar="C")
@@ -45,19 +47,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def command(argv: Sequence[str]) -> int:
     """Carry out one command line; returns its exit code."""
     args = parse(argv)
-    task, sensors = task_of(args.task), sensor_order(args.sensors)
+    task, sensors = task_of(args.task), sensor_order(args.sensors) or tuple(SENSORS)
     points = read_points(args.points, args.label_column, task, args.period, args.group_column)
-    out = writable_folder(Path(args.out))
+    if points.unlabelled:
+        print(f"left out {points.unlabelled} points without a label", file=sys.stderr)
+    out = writable_folder(Path(args.out).resolve())
+    bands = {k: bands_needed(task.features[k], SENSORS[k].band_names) for k in sensors}
     items: dict[str, ItemSet] = {}
     for key in sensors:
         try:
-            items[key] = search(args.catalog, key, points.area, points.span)
+            items[key] = _usable(search(args.catalog, key, points.area, points.span), bands[key])
         except NothingFound as error:
             print(f"left out {key}: {error}", file=sys.stderr)
     if not items:
         raise DataTrouble("no sensor has an acquisition at the points", got=args.catalog,
                           then="try another --catalog or --period")
-    bands = {key: found.bands() for key, found in items.items()}
     with tqdm(total=len(points.ids), desc="sampling", unit="point", disable=args.quiet) as bar:
         series = extract(points, task, items, bands, bar.update)
     frame = pd.DataFrame({
@@ -67,21 +71,37 @@ def command(argv: Sequence[str]) -> int:
     months = np.array([t.months for t in points.timelines])
     write_samples(
         out, frame, months, {k: v[0] for k, v in series.items()}, task=task, name=out.name,
-        licence=args.licence or "not stated", label_column=args.label_column, bands=bands,
+        licence=args.licence or "not stated", label_column=args.label_column,
+        bands={k: bands[k] for k in items},
         radiometry={k: _radiometry(found) for k, found in items.items()},
     )
     for key, found in items.items():
         freeze(out / "items" / f"{key}.json", found)
     report = {
-        "out": str(out), "points": len(points.ids),
+        "out": str(args.out), "points": len(points.ids),
+        "unlabelled": points.unlabelled,
         "valid_share": {k: round(float(v[1].mean()), 4) for k, v in series.items()},
     }
     if args.json:
         cli.emit(report)
     else:
         shares = ", ".join(f"{k} {v:.0%}" for k, v in report["valid_share"].items())  # type: ignore[attr-defined]
-        print(f"samples  {out}\npoints   {len(points.ids)} (steps with data: {shares})")
+        print(f"samples  {args.out}\npoints   {len(points.ids)} (steps with data: {shares})")
     return 0
+
+
+def _usable(items: ItemSet, bands: Sequence[str]) -> ItemSet:
+    """The items that a map would be made from: those that have the bands of the task's features.
+
+    Raises:
+        NothingFound: none has.
+    """
+    usable = items.usable(bands)
+    if not usable.items:
+        name, why = usable.skipped[-1]
+        raise NothingFound(f"no {items.sensor} image has the bands that the task needs",
+                           got=f"{name}: {why}")
+    return usable
 
 
 def _radiometry(items: ItemSet) -> str:

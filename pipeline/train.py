@@ -16,7 +16,7 @@ from pipeline.learn.evaluate import Protocol
 from pipeline.learn.fit import Settings
 from pipeline.learn.train import TrainReport, TrainRequest, train
 from pipeline.spec.errors import BadRequest
-from pipeline.spec.sensors import sensor
+from pipeline.spec.request import sensor_order
 from pipeline.spec.tasks import TASKS, task
 
 # --fast: a demo's checkpoint within a minute, scored in folds all the same.
@@ -31,7 +31,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--task", required=True, metavar="|".join(TASKS))
     p.add_argument("--samples", required=True, action="append", metavar="DIR",
                    help="a sample set (python -m pipeline.sample makes one); repeatable")
-    p.add_argument("--sensors", default="", metavar="LIST", help="s1,s2,l8 (default: all there)")
+    p.add_argument("--sensors", default="auto", metavar="LIST",
+                   help="s1,s2,l8 (default auto: all there)")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the checkpoint")
     p.add_argument("--protocol", default="site", metavar="site|random",
                    help="folds of whole places or of single samples (default site)")
@@ -93,8 +94,7 @@ def make_request(args: argparse.Namespace) -> TrainRequest:
         raise BadRequest("--out is a file", got=str(out), then="name a folder")
     return TrainRequest(
         task=task(args.task), samples=tuple(Path(s) for s in args.samples),
-        sensors=tuple(sensor(k.strip()).key for k in args.sensors.split(",") if k.strip()),
-        out=out,
+        sensors=sensor_order(args.sensors), out=out,
         network={**{k: chosen[k] for k in ("width", "dense", "features")},
                  "dropout": args.dropout},
         settings=Settings(chosen["epochs"], chosen["patience"], args.batch, args.lr, args.drop,

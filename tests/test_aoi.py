@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import pandas as pd
+import pyogrio
 import pytest
 import shapely
 from shapely.geometry import LineString, Point, Polygon, box, mapping
@@ -72,6 +74,15 @@ def test_geopackage(tmp_path: Path) -> None:
     area = read_aoi(str(path))
     assert shapely.symmetric_difference(area.geometry, SQUARE).area < 1e-3 * SQUARE.area
     assert area.defaults == {"task": "lfmc"}
+
+
+def test_tables_beside_the_layer_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "area.gpkg"
+    pyogrio.write_dataframe(pd.DataFrame({"owner": ["a", "b"]}), path, layer="owners")
+    with pytest.raises(BadRequest, match="holds no geometry"):
+        read_aoi(str(path))
+    gpd.GeoDataFrame(geometry=[SQUARE], crs=4326).to_file(path, layer="area", mode="a")
+    assert read_aoi(str(path)).geometry.equals(SQUARE)
 
 
 def test_defaults_and_their_paths(tmp_path: Path) -> None:
@@ -152,6 +163,10 @@ LOPSIDED = Polygon([(5, 50), (5.1, 50.1), (5.1, 50.05), (5, 50.1)])
     ("{", "not readable JSON"),
     ('{"type": "Polygon", "coordinates": [[[0, 1], [2]]]}', "malformed"),
     ('{"type": "Feature"}', "malformed"),
+    (collection({"type": "Feature", "geometry": {"type": "Soup", "coordinates": []}}),
+     "malformed.*soup"),
+    (feature(SQUARE) | {"properties": [1, 2]}, "properties are not a JSON object"),
+    (collection(feature(SQUARE), properties="cropland"), "properties are not a JSON object"),
     ('{"type": "Polygon", "coordinates": [[[5, 50], [NaN, 50], [5.1, 50.1], [5, 50]]]}',
      "NaN is not a JSON number"),
 ])
@@ -167,6 +182,8 @@ def test_refused(tmp_path: Path, value: Any, says: str) -> None:
     ("5,50,5,50.1", "has no area"),
     ("5,51,5.1,50", "not a box in degrees"),
     ("5,50,500,51", "not a box in degrees"),
+    ("5.981, 43.892,5.980,43.893",
+     r"W and E look swapped.*try --aoi=5\.980,43\.892,5\.981,43\.893"),
 ])
 def test_refused_texts(text: str, says: str) -> None:
     with pytest.raises(BadRequest, match=says):

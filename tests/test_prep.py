@@ -50,6 +50,16 @@ def test_constant_vectors(dtype, unit, nodata, scale, offset, dn, wanted) -> Non
     np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("unit", ["reflectance", "linear", "dB", "dn20log10"])
+def test_damaged_numbers_are_gaps_and_do_not_warn(unit: Unit) -> None:
+    signalling = np.array([0x7F800001], np.uint32).view(np.float32)
+    dn = np.concatenate([signalling, np.array([3e38, np.inf, 7], np.float32)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = to_physical(dn, row(unit), 10.0, 0.0)
+    assert np.isnan(got).tolist() == [True, True, True, False]
+
+
 def test_scale_per_acquisition() -> None:
     dn = np.full((2, 1, 1), 2000, np.uint16)
     offset = np.array([0.0, -0.1], np.float32)[:, None, None]

@@ -191,6 +191,38 @@ def test_broken_items_are_left_out(tmp_path: Path, area: shapely.Geometry) -> No
     assert {name for name, _ in found.skipped} == {"no-shape", "no-time", "bad-shape"}
 
 
+def test_malformed_catalogues_are_refused(tmp_path: Path, area: shapely.Geometry) -> None:
+    path = tmp_path / "catalog.json"
+    for links in (None, ["a"], {"rel": "item"}):
+        path.write_text(json.dumps({"type": "Catalog", "id": "c", "links": links}))
+        with pytest.raises(DataTrouble, match=r"not STAC.*catalog\.json: its links are not a list"):
+            search(str(path), "s2", area, YEAR)
+    with pytest.raises(DataTrouble, match="does not answer as a STAC API"):
+        search("https://", "s2", area, YEAR)
+
+
+def test_remote_children_and_malformed_items_are_left_out(
+    tmp_path: Path, area: shapely.Geometry
+) -> None:
+    outline = shapely.geometry.mapping(area)
+    good = record("good", "2023-03-01T00:00:00Z") | {"geometry": outline}
+    soup = {"type": "Soup", "coordinates": []}
+    items = [good, good | {"id": "links", "links": [5]}, good | {"id": "soup", "geometry": soup}]
+    for item in items:
+        (tmp_path / f"{item['id']}.json").write_text(json.dumps(item))
+    links = [{"rel": "item", "href": f"./{i['id']}.json"} for i in items]
+    links.append({"rel": "child", "href": "http://example.org/y.json?sig=x", "title": "more"})
+    (tmp_path / "catalog.json").write_text(
+        json.dumps({"type": "Catalog", "id": "c", "links": links}))
+    found = search(str(tmp_path / "catalog.json"), "s2", area, YEAR)
+    assert [i.id for i in found.items] == ["good"]
+    reasons = dict(found.skipped)
+    assert set(reasons) == {"links", "soup", "more"}
+    assert reasons["links"] == "not a valid item: its links are not a list of objects"
+    assert reasons["more"] == (
+        "http://example.org/y.json: remote children of a local catalogue are not followed")
+
+
 def test_outlines_for_requests() -> None:
     across = read_aoi("179,10,-179,11").geometry
     assert [o.bounds for o in outlines(across)] == [(-180, 10, -179, 11), (179, 10, 180, 11)]

@@ -16,7 +16,7 @@ import shapely
 import shapely.geometry
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
-from shapely.errors import GEOSException
+from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.outline import cut_at_antimeridian, mended, unwrapped
@@ -50,7 +50,7 @@ class Aoi:
 def read_aoi(text: str) -> Aoi:
     """Area of a GeoJSON or GeoPackage file, or of ``W,S,E,N`` in degrees.
 
-    ``W > E`` crosses the antimeridian. A polygon crosses it when its longitudes go beyond +-180,
+    ``W > E`` crosses the antimeridian, at most 180 degrees wide. A polygon crosses it when its longitudes go beyond +-180,
     or when two neighbouring vertices lie more than 180 degrees apart.
 
     Raises:
@@ -93,6 +93,11 @@ def _box(wsen: tuple[float, float, float, float], text: str) -> BaseGeometry:
                          then="try --aoi 5.31,50.62,5.34,50.64")
     if west <= east:
         return shapely.box(west, south, east, north)
+    if west - east < 180:  # around the antimeridian this would be more than half the globe
+        w, s, e, n = (part.strip() for part in text.split(","))
+        raise BadRequest("W and E look swapped", got=text,
+                         allowed="W > E only for a box across the antimeridian, up to 180 wide",
+                         then=f"try --aoi={e},{s},{w},{n}")
     return shapely.union_all([shapely.box(west, south, 180, north),
                               shapely.box(-180, south, east, north)])
 
@@ -116,12 +121,16 @@ def _read_geojson(path: Path) -> tuple[list[BaseGeometry | None], CRS, dict[str,
                          allowed="Feature, FeatureCollection or a geometry")
     try:
         shapes = [_shape(feature["geometry"]) for feature in features]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, GEOSException) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ShapelyError) as error:
         raise BadRequest("a geometry of the AOI is malformed", got=f"{path}: {error}",
                          then="export it again as GeoJSON") from None
     own: dict[str, Any] = {}
     for holder in (features[0] if len(features) == 1 else {}, raw):
-        own |= holder.get("properties") or {}
+        properties = holder.get("properties") or {}
+        if not isinstance(properties, dict):
+            raise BadRequest("the AOI's properties are not a JSON object",
+                             got=f"{path}: {properties!r}", then="correct or remove them")
+        own |= properties
     return shapes, _declared_crs(raw, path), own
 
 
@@ -152,14 +161,14 @@ def _read_vector(path: Path) -> tuple[list[BaseGeometry | None], CRS, dict[str, 
         if len(layers) > 1:
             raise BadRequest("the AOI file has several layers", got=", ".join(layers),
                              then="save the one that you mean to a file of its own")
-        frame = gpd.read_file(path)
+        if not layers:
+            raise BadRequest("the AOI file holds no geometry", got=str(path),
+                             then="draw at least one polygon")
+        frame = gpd.read_file(path, layer=layers[0])  # by name: tables may stand beside it
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError,
             ValueError) as error:
         raise BadRequest("the AOI file cannot be read", got=f"{path}: {error}",
                          allowed="GeoJSON or GeoPackage") from None
-    if not isinstance(frame, gpd.GeoDataFrame):
-        raise BadRequest("the AOI file holds no geometry", got=str(path),
-                         then="draw at least one polygon")
     if frame.crs is None:
         raise BadRequest("the AOI file declares no CRS", got=str(path),
                          then="assign one (QGIS: Layer > Set CRS) and save it again")

@@ -24,7 +24,7 @@ from pystac_client.stac_api_io import StacApiIO
 from shapely.geometry.base import BaseGeometry
 from urllib3 import Retry
 
-from pipeline.data.hrefs import absolute, shown
+from pipeline.data.hrefs import absolute, is_remote, shown
 from pipeline.data.sources import REFUSED, collections_of
 from pipeline.spec.errors import BadRequest, DataTrouble
 from pipeline.spec.timeline import Timeline
@@ -37,7 +37,7 @@ TIMEOUT_S = 60  # of one request
 _MAX_VERTICES = 300  # of the outline in a request; servers refuse or crawl on large ones
 _NOT_STAC = (
     pystac.STACError, pystac_client.exceptions.APIError, NotImplementedError, ValueError, KeyError,
-    TypeError, AttributeError, pystac_client.warnings.PystacClientWarning,
+    TypeError, AttributeError, OSError, pystac_client.warnings.PystacClientWarning,
 )
 # What of an HTTP library's long message a user needs.
 _CAUSES = (r"\[Errno -?\d+\] ([^'\")]+)", r"(Failed to resolve '[^']+')", r"(timed out)",
@@ -92,9 +92,7 @@ def from_api(url: str, sensor: str, area: BaseGeometry, timeline: Timeline) -> F
             got=f"{shown(url)}: {_one_line(error)}",
             then="check the address and the connection, or try another --catalog",
         ) from None
-    return _with_hrefs(
-        (record, _self_link(record) or url, None) for record in records.values()
-    )
+    return _with_hrefs((record, url, None) for record in records.values())
 
 
 def outlines(area: BaseGeometry) -> list[BaseGeometry]:
@@ -138,10 +136,15 @@ def from_folder(path: Path, collections: tuple[str, ...]) -> Found:
                               allowed="Catalog, Collection or Feature")
         if kind == "Collection" and record.get("id") not in collections:
             continue
-        for link in record.get("links", []):
+        try:
+            links = _links(record)
+        except ValueError as error:
+            raise DataTrouble("a page of the catalogue is not STAC",
+                              got=f"{page}: {error}") from None
+        for link in links:
             if link.get("rel") in ("child", "item"):
                 try:
-                    waiting.append(Path(absolute(str(link.get("href", "")), str(page), root)))
+                    waiting.append(_local_page(str(link.get("href", "")), page, root))
                 except ValueError as error:
                     skipped.append((str(link.get("title") or link.get("href")), str(error)))
     found, refused = _with_hrefs(iter(pages))
@@ -158,7 +161,8 @@ def from_parquet(path: Path, collections: tuple[str, ...]) -> Found:
         table = pq.read_table(path, filters=[("collection", "in", list(collections))])
         # drops the nulls that columns of other collections leave in an item's properties
         records = [_without_nulls(r) for r in stac_geoparquet.arrow.stac_table_to_items(table)]
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError,
+            AttributeError) as error:
         raise DataTrouble("not a readable stac-geoparquet file",
                           got=f"{path}: {_one_line(error)}") from None
     return _with_hrefs((record, str(path.resolve()), path.resolve().parent) for record in records)
@@ -190,25 +194,44 @@ def find(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) -> F
 
 
 def _with_hrefs(pages: Iterator[tuple[Record, str, Path | None]]) -> Found:
+    """Records with absolute asset hrefs; each comes with the base and root of ``absolute``."""
     found: list[Record] = []
     skipped: list[tuple[str, str]] = []
     for record, base, root in pages:
         try:
+            own = _self_link(record) or base
+        except ValueError as error:
+            skipped.append((str(record.get("id")), f"not a valid item: {error}"))
+            continue
+        try:
             for asset in record["assets"].values():
-                asset["href"] = absolute(asset["href"], base, root)
+                asset["href"] = absolute(asset["href"], own if root is None else base, root)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             skipped.append((str(record.get("id")), f"asset refused: {_one_line(error)}"))
             continue
         # other links would be followed by pystac; this one says where the item came from
-        record["links"] = [{"rel": "self", "href": _self_link(record) or base}]
+        record["links"] = [{"rel": "self", "href": own}]
         found.append(record)
     return found, skipped
 
 
 def _self_link(record: Record) -> str:
-    hrefs = [str(k.get("href", "")) for k in record.get("links", []) if k.get("rel") == "self"]
+    hrefs = [str(k.get("href", "")) for k in _links(record) if k.get("rel") == "self"]
     href = hrefs[0] if hrefs else ""
     return href if href.startswith(("http://", "https://")) else ""
+
+
+def _links(record: Record) -> list[Record]:
+    links = record.get("links", [])
+    if not isinstance(links, list) or not all(isinstance(link, dict) for link in links):
+        raise ValueError("its links are not a list of objects")
+    return links
+
+
+def _local_page(href: str, page: Path, root: Path) -> Path:
+    if is_remote(href):
+        raise ValueError(f"{shown(href)}: remote children of a local catalogue are not followed")
+    return Path(absolute(href, str(page), root))
 
 
 def _read_json(path: Path) -> Record:

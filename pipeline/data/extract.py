@@ -14,15 +14,21 @@ import numpy as np
 import pandas as pd
 import shapely
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
+from pipeline.data.points import targets
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.grid import utm_epsg, utm_zone, window
 from pipeline.spec.tasks import Task
 from pipeline.spec.timeline import Timeline, parse_period
 
 BLOCK_PX = 512  # points of one lattice block are read together
+SOUTH_END, NORTH_END = -80.0, 84.0  # of UTM
+
+# Columns that samples.parquet has a meaning for already (``data.points``).
+_TAKEN = ("sample_id", "lon", "lat", "group", "valid_date", "date_end")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class LabelPoints:
         target: [N] class code or value.
         group: [N] str, points of one group stay in one fold.
         timelines: [N] months of each point.
+        unlabelled: points of the file that were left out, having no label.
     """
 
     ids: np.ndarray
@@ -43,13 +50,14 @@ class LabelPoints:
     target: np.ndarray
     group: np.ndarray
     timelines: tuple[Timeline, ...]
+    unlabelled: int = 0
 
     @property
     def area(self) -> shapely.Geometry:
         """Box around the points, a pixel wider, EPSG:4326."""
         pad = 0.005
-        return shapely.box(self.lon.min() - pad, max(self.lat.min() - pad, -90),
-                           self.lon.max() + pad, min(self.lat.max() + pad, 90))
+        return shapely.box(max(self.lon.min() - pad, -180), max(self.lat.min() - pad, -90),
+                           min(self.lon.max() + pad, 180), min(self.lat.max() + pad, 90))
 
     @property
     def span(self) -> Timeline:
@@ -62,52 +70,110 @@ def read_points(
     path: str | Path, label_column: str, task: Task, period: str | None,
     group_column: str | None = None,
 ) -> LabelPoints:
-    """Points of a GeoJSON, GeoPackage or other vector file.
+    """Points of a GeoJSON, GeoPackage or other vector file; those without a label are left out.
 
     Args:
         path: of the file.
-        label_column: holds the class code or the value.
+        label_column: holds the class (code or name) or the value.
         task: whose timeline the periods must fit.
         period: of all points; None reads each point's own from its ``period`` property.
-        group_column: default: ``group`` where the file has it, else 0.1 degree cells.
+        group_column: default: ``group`` where the file has it. A point without a group gets its
+            0.1 degree cell.
 
     Raises:
-        BadRequest: the file cannot be read, has no such column, no points, or labels or periods
-            that the task does not take.
+        BadRequest: the file cannot be read, has no such column, no points, no CRS, repeated ids,
+            or places, labels or periods that cannot be sampled.
     """
+    frame = _read_frame(path)
+    _need_column(frame, label_column, "--label-column")
+    if label_column in _TAKEN:
+        raise BadRequest("a label column of this name would overwrite the samples' own",
+                         got=label_column, then="rename it in the file")
+    target, labelled = targets(frame[label_column], task, Path(path))
+    if task.classes:
+        target = np.array([c.code for c in task.classes])[target]
+    unlabelled = int((~labelled).sum())
+    frame = frame[labelled].reset_index(drop=True)
+    if period is None and "period" not in frame:
+        raise BadRequest("the points have no period property", got=str(path),
+                         then="give --period YYYY-MM")
+    texts = [period] * len(frame) if period else [str(p) for p in frame["period"]]
+    parsed = {text: parse_period(text, task.steps) for text in set(texts)}
+    lon, lat = _places(frame, path)
+    return LabelPoints(_ids(frame, path), lon, lat, target, _groups(frame, lon, lat, group_column),
+                       tuple(parsed[t] for t in texts), unlabelled)
+
+
+def _read_frame(path: str | Path) -> gpd.GeoDataFrame:
+    """The file's points, in whatever CRS it states."""
     try:
         frame = gpd.read_file(path)
     except Exception as error:  # the readers behind geopandas share no base class
         raise BadRequest("the points cannot be read", got=f"{path}: {error}",
                          then="give a GeoJSON or GeoPackage of points") from None
-    if frame.empty or not (frame.geom_type == "Point").all():
+    if (not isinstance(frame, gpd.GeoDataFrame) or frame.empty
+            or not (frame.geom_type == "Point").all()):
         raise BadRequest("the file holds no points, or other shapes, too", got=str(path),
                          then="give a GeoJSON or GeoPackage of points")
-    if label_column not in frame:
-        raise BadRequest("no such label column", got=label_column,
-                         allowed=", ".join(c for c in frame.columns if c != "geometry"),
-                         then="name it with --label-column")
-    frame = frame.to_crs(4326)
-    target = pd.to_numeric(frame[label_column], errors="coerce").to_numpy(float)
-    keep = np.isfinite(target)
-    codes = {c.code for c in task.classes}
-    if codes and (odd := set(target[keep]) - codes):
-        raise BadRequest(f"{label_column} holds values that are no class of {task.key}",
-                         got=sorted(odd)[:5], allowed=str(sorted(codes)),
-                         then="recode the labels")
-    frame, target = frame[keep], target[keep]
-    if period is None and "period" not in frame:
-        raise BadRequest("the points have no period property", got=str(path),
-                         then="give --period YYYY-MM")
-    texts = [period] * len(frame) if period else [str(p) for p in frame["period"]]
-    column = group_column or ("group" if "group" in frame else None)
+    if frame.crs is None:
+        raise BadRequest("the file of points declares no CRS", got=str(path),
+                         then="assign one (QGIS: Layer > Set CRS) and save it again")
+    return frame
+
+
+def _need_column(frame: gpd.GeoDataFrame, name: str, option: str) -> None:
+    columns = [c for c in frame.columns if c != frame.geometry.name]
+    if name not in columns:
+        raise BadRequest(f"the points have no such property for {option}", got=name,
+                         allowed=", ".join(columns), then=f"name one of them with {option}")
+
+
+def _places(frame: gpd.GeoDataFrame, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Longitudes and latitudes; refused where no UTM sheet reaches."""
+    try:
+        frame = frame.to_crs(4326)
+    except ProjError as error:
+        raise BadRequest("the points cannot be brought to degrees", got=f"{path}: {error}",
+                         then="save them again in WGS 84 (EPSG:4326)") from None
     lon, lat = frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy()
-    group = (frame[column].astype(str).to_numpy() if column
-             else np.array([f"{x:.1f}_{y:.1f}" for x, y in zip(lon, lat, strict=True)]))
-    ids = (frame["id"].astype(str) if "id" in frame else
-           pd.Series([f"{Path(path).stem}_{k:06d}" for k in range(len(frame))])).to_numpy()
-    parsed = {text: parse_period(text, task.steps) for text in set(texts)}
-    return LabelPoints(ids, lon, lat, target, group, tuple(parsed[t] for t in texts))
+    good = (np.abs(lon) <= 180) & (lat >= SOUTH_END) & (lat <= NORTH_END)  # NaN is not
+    if not good.all():
+        k = int(np.flatnonzero(~good)[0])
+        raise BadRequest(
+            f"{(~good).sum()} points lie where nothing is mapped, or are not in degrees",
+            got=f"{path}: {lon[k]:g},{lat[k]:g}",
+            allowed=f"longitudes within +-180, latitudes {SOUTH_END:g} to {NORTH_END:g}",
+            then="declare the CRS that they are in, or take these points out",
+        )
+    return lon, lat
+
+
+def _ids(frame: gpd.GeoDataFrame, path: str | Path) -> np.ndarray:
+    """[N] str: the file's own ids, else numbers."""
+    if "id" not in frame:
+        return np.array([f"{Path(path).stem}_{k:06d}" for k in range(len(frame))], dtype=object)
+    if missing := int(frame["id"].isna().sum()):
+        raise BadRequest(f"{missing} points have no id, and others have one", got=str(path),
+                         then="give each point its own id, or none")
+    ids = frame["id"].astype(str)
+    if (again := ids.duplicated()).any():
+        raise BadRequest(f"{again.sum()} points have an id that occurred before",
+                         got=ids[again].iloc[0], then="give each point its own id, or none")
+    return ids.to_numpy()
+
+
+def _groups(
+    frame: gpd.GeoDataFrame, lon: np.ndarray, lat: np.ndarray, column: str | None
+) -> np.ndarray:
+    """[N] str: the column's text, the 0.1 degree cell where it is empty."""
+    cell = pd.Series([f"{x:.1f}_{y:.1f}" for x, y in zip(lon, lat, strict=True)])
+    if column:
+        _need_column(frame, column, "--group-column")
+    elif "group" in frame:
+        column = "group"
+    else:
+        return cell.to_numpy()
+    return frame[column].astype(str).where(frame[column].notna(), cell).to_numpy()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,11 @@ def is_url(text: str) -> bool:
     return urlsplit(text).scheme in ("http", "https")
 
 
+def is_remote(text: str) -> bool:
+    """Whether it is an address on the web or in a bucket."""
+    return urlsplit(text).scheme in _REMOTE
+
+
 def unsigned(href: str) -> str:
     """The href without its query when that carries a signature."""
     parts = urlsplit(href)

@@ -44,15 +44,19 @@ def read_samples(
 
     Raises:
         BadRequest: not such a folder, of another task or feature path, or nothing labelled.
-        DataTrouble: a table is unreadable or lacks columns.
+        DataTrouble: a table is unreadable, lacks columns or repeats a sample.
     """
     path = Path(folder)
     known, label_column, name = _describe(path, task)
     samples, table = _read(path / SAMPLES), _read(path / SERIES)
     _need(path / SAMPLES, samples, ("sample_id", "lon", "lat", known.group, label_column))
     _need(path / SERIES, table, ("sample_id", "time", "sensor"))
-    target, labelled = _targets(samples[label_column], task, path)
+    target, labelled = targets(samples[label_column], task, path)
     samples = samples[labelled].reset_index(drop=True)
+    if (again := samples.sample_id.duplicated()).any():
+        raise DataTrouble(f"{path / SAMPLES} holds {again.sum()} rows whose sample_id occurred "
+                          "before", got=str(samples.sample_id[again].iloc[0]),
+                          then="give each sample its own id")
     table = table[table.sample_id.isin(samples.sample_id)].rename(columns=dict(known.rename))
     row_sample = pd.Index(samples.sample_id).get_indexer(table.sample_id)
     row_month = _row_months(table, samples, row_sample)
@@ -186,8 +190,20 @@ def _need(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
                           allowed=", ".join(columns))
 
 
-def _targets(labels: pd.Series, task: Task, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Targets of the labelled rows, and which rows those are."""
+def targets(labels: pd.Series, task: Task, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Targets of the labelled rows, and which rows those are.
+
+    Args:
+        labels: (N,) class names or codes, or values; null where there is none.
+        task: which of these it takes.
+        path: named in errors.
+
+    Returns:
+        (L,) int64 index into the task's classes or float64 value, and (N,) bool.
+
+    Raises:
+        BadRequest: no label at all, or one that the task does not take.
+    """
     labelled = labels.notna().to_numpy()
     if not labelled.any():
         raise BadRequest(f"no sample of {path} has a label", then="check --label-column")
@@ -195,7 +211,8 @@ def _targets(labels: pd.Series, task: Task, path: Path) -> tuple[np.ndarray, np.
     if task.kind == "regression":
         values = pd.to_numeric(present, errors="coerce").to_numpy(np.float64)
         if not np.isfinite(values).all():
-            raise BadRequest(f"{path}: labels are not all numbers", got=str(present.iloc[0]))
+            raise BadRequest(f"{path}: labels are not all numbers",
+                             got=str(present[~np.isfinite(values)].iloc[0]))
         return values, labelled
     index: dict[str, int] = {}
     for k, c in enumerate(task.classes):

@@ -45,7 +45,7 @@ def search(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) ->
             step = timeline.step_of(when(item))
             touches = area.intersects(shapely.geometry.shape(item.geometry))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, pystac.STACError,
-                shapely.errors.GEOSException) as error:
+                shapely.errors.ShapelyError) as error:
             skipped.append((str(record.get("id")), f"not a valid item: {error}"))
             continue
         if step is None or not touches:

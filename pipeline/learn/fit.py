@@ -121,14 +121,22 @@ def arrays(module: nn.Module) -> Mapping[str, np.ndarray]:
 
 
 def _windows(sample: np.ndarray, train: np.ndarray) -> tuple[Tensor, Tensor]:
-    """First row and number of rows of each training sample (its rows are neighbours)."""
+    """First row and number of rows of each training sample.
+
+    Raises:
+        ValueError: the rows of a sample are not neighbours.
+    """
     rows = np.flatnonzero(train)
-    _, start, count = np.unique(sample[rows], return_index=True, return_counts=True)
+    _, start, own, count = np.unique(
+        sample[rows], return_index=True, return_inverse=True, return_counts=True
+    )
+    if (rows - rows[start][own] >= count[own]).any():
+        raise ValueError("the rows of a sample are not neighbours")
     return torch.from_numpy(rows[start]), torch.from_numpy(count)
 
 
 def _batches(rows: Tensor, size: int) -> list[Tensor]:
-    """Batches of an epoch. A small rest is left out: its statistics would be noise, and the next
-    epoch is in another order."""
+    """Batches of an epoch. A small rest is left out: its statistics would be noise (a single row
+    has none), and the next epoch is in another order."""
     parts = list(rows.split(size))
-    return parts[:-1] if len(parts) > 1 and len(parts[-1]) < size // 2 else parts
+    return parts[:-1] if len(parts) > 1 and len(parts[-1]) < max(size // 2, 2) else parts

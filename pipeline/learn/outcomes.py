@@ -10,7 +10,7 @@ from pipeline.learn.metrics import metric_name, score, scores
 from pipeline.spec.tasks import Task
 
 _NEARLY_ALL = 0.8  # share of the samples that makes two sensors' scores comparable as they are
-_FEWEST = 10  # held-out rows that a fold's score needs
+FEWEST = 10  # held-out rows that a fold's score needs
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Evaluation:
         for o in self.of(method, sensor, kept):
             use = slice(None) if among is None else among[o.rows]
             target, value = self.target[o.rows[use]], o.value[use]
-            if len(target) >= _FEWEST:
+            if len(target) >= FEWEST:
                 values.append(score(self.task, target, value))
         return np.array(values)
 

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Samples of two sets closer than about 2 km may be the same field in another year.
+# Samples of two sets in one cell of this size (2 km north to south) may be the same field in
+# another year. Neighbours on the two sides of a cell's edge are not joined.
 _CELL_DEG = 0.02
 
 
 def joined_groups(
     names: np.ndarray, groups: np.ndarray, lon: np.ndarray, lat: np.ndarray
 ) -> np.ndarray:
-    """Group numbers over several sets: groups of different sets that share a place become one.
+    """Group numbers over several sets: groups of different sets that share a cell become one.
 
     Args:
-        names: (N,) set of each row.
+        names: (N,) set of each row, a name or a number.
         groups: (N,) str group within the set.
         lon, lat: (N,) degrees.
 

@@ -106,10 +106,13 @@ def stack(
         x[derived["l8"]] = oli[derived["l8"]]
         series["l8"] = (x, np.isfinite(x).any(-1))
     names = np.concatenate([np.full(len(s.ids), s.name) for s in sets])
-    own = np.char.add(np.char.add(names, "/"), np.concatenate([s.ids for s in sets]).astype(str))
+    # by the set's number: whatever the sets are called, equal ids in two are two samples
+    number = np.repeat(np.arange(len(sets)), [len(s.ids) for s in sets])
+    ids = np.concatenate([s.ids for s in sets]).astype(str)
+    own = np.char.add(np.char.add(number.astype(str), "/"), ids)
     return Table(
         task=task, names=names, sample=np.unique(own, return_inverse=True)[1],
-        groups=joined_groups(names, np.concatenate([s.groups for s in sets]),
+        groups=joined_groups(number, np.concatenate([s.groups for s in sets]),
                              np.concatenate([s.lon for s in sets]),
                              np.concatenate([s.lat for s in sets])),
         target=np.concatenate([s.target for s in sets]),

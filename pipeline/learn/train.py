@@ -27,11 +27,12 @@ from pipeline.learn.evaluate import (
     evaluate,
     evaluate_inner,
     fit_network,
+    inner_rows,
     split_groups,
 )
 from pipeline.learn.fit import Settings, arrays
 from pipeline.learn.metrics import fit_temperature, half_width, metric_name
-from pipeline.learn.outcomes import Evaluation
+from pipeline.learn.outcomes import FEWEST, Evaluation
 from pipeline.learn.table import Table, stack, tensors
 from pipeline.prep.features import CONTEXT
 from pipeline.spec.card import FEATURE_PATH, CheckpointCard, SensorCard
@@ -96,17 +97,22 @@ def train(request: TrainRequest, log: Log) -> TrainReport:
         BadRequest: the samples, sensors or folds asked for do not go together.
         DataTrouble: a sample set is damaged.
     """
+    if request.derive_l8 and request.sensors and not {"s2", "l8"} <= set(request.sensors):
+        raise BadRequest("--derive-l8 computes l8 from s2, and trains on both",
+                         got=",".join(request.sensors),
+                         then="name s2 and l8 in --sensors, or leave --derive-l8 out")
     sets = [
         _fewer(read_samples(folder, request.task, request.sensors or None, every_window=True),
                request.per_set, request.protocol.seed)
         for folder in request.samples
     ]
+    _check_names(sets, request.samples)
     sensors = request.sensors or tuple(dict.fromkeys(k for s in sets for k in s.sensors))
     if request.derive_l8 and not any("l8" in s.series for s in sets):
         raise BadRequest("--derive-l8 needs a set with real l8 to be scored on",
                          then="add one, or leave --derive-l8 out")
     table = stack(sets, request.task, sensors, derive_l8=request.derive_l8)
-    _check(table, request.protocol)
+    _check(table, request.protocol, request.evaluate)
     options = models.complete(ENCODER, {
         "sensors": {k: len(request.task.features[k]) + len(CONTEXT) for k in sensors},
         "steps": request.task.steps, "outputs": len(request.task.classes) or 1, **request.network,
@@ -154,8 +160,19 @@ def _fewer(samples: SampleSet, most: int, seed: int) -> SampleSet:
     )
 
 
-def _check(table: Table, protocol: Protocol) -> None:
-    """Refuse splits that cannot be made before anything is trained."""
+def _check_names(sets: Sequence[SampleSet], folders: Sequence[Path]) -> None:
+    """Refuse sets of one name: the card and --hold-out could not tell them apart."""
+    first: dict[str, Path] = {}
+    for s, folder in zip(sets, folders, strict=True):
+        if s.name in first:
+            raise BadRequest(f"two sample sets are both called {s.name}",
+                             got=f"{first[s.name]}, {folder}",
+                             then="name each once, or change the name in one's dataset.json")
+        first[s.name] = folder
+
+
+def _check(table: Table, protocol: Protocol, evaluated: bool) -> None:
+    """Refuse splits that cannot be made or scored before anything is trained."""
     if unknown := sorted(set(protocol.hold_out) - set(table.names)):
         raise BadRequest("no such sample set to hold out", got=", ".join(unknown),
                          allowed=", ".join(np.unique(table.names)))
@@ -163,14 +180,18 @@ def _check(table: Table, protocol: Protocol) -> None:
         raise BadRequest("every sample set is held out", then="add a set to train on")
     groups = len(np.unique(split_groups(table, protocol.kind)))
     need = protocol.count if protocol.count > 1 else FIRST_OF
+    need = need if evaluated else 1
     if groups < need + 1:
         raise BadRequest(f"{groups} groups of samples cannot make {need} folds",
                          then="use --folds 2, --protocol random, or more places")
-    for _, test in protocol.splits(table):
-        for key in table.sensors:
-            if not (test & table.scored(key)).any():
-                raise BadRequest(f"a test fold has no sample with {key}",
-                                 then="use fewer folds, or leave the sensor out of --sensors")
+    everything = np.ones(len(table.sample), bool)
+    tests = ([test for _, test in protocol.splits(table)] if evaluated else
+             [inner_rows(table, everything, protocol.kind, protocol.seed)[1]])
+    for key in table.sensors:
+        if (fewest := min(int((test & table.scored(key)).sum()) for test in tests)) < FEWEST:
+            raise BadRequest(f"a test fold has too few samples with {key} to be scored",
+                             got=fewest, allowed=f"from {FEWEST}",
+                             then="add samples, use fewer --folds, or leave it out of --sensors")
     if table.task.kind == "classification" and len(np.unique(table.target)) < 2:
         raise BadRequest("all samples are of one class", then="add samples of the other classes")
 

@@ -64,21 +64,25 @@ def to_physical(
     Returns:
         Reflectance (unit 1) or linear backscatter power, the shape of ``dn``.
     """
-    missing = (dn == source.nodata) | ~np.isfinite(dn)
-    value = dn.astype(np.float32)
-    if source.twos_complement:
-        value = np.where(value > 32767, value - 65536, value)
-    if source.unit == "dn20log10":
-        # dB = 20 log10(DN) + offset, hence power = DN^2 * 10^(offset / 10)
-        missing |= value <= 0
-        value = np.square(value) * np.power(10.0, np.asarray(offset, np.float32) / 10)
-    else:
-        value = value * np.asarray(scale, np.float32) + np.asarray(offset, np.float32)
-        if source.unit == "dB":
-            value = np.power(np.float32(10), value / 10)
-        elif source.unit == "linear":
-            missing |= value <= 0  # borders and noise-subtracted pixels: no logarithm exists
-    return np.where(missing, np.float32(np.nan), value.astype(np.float32))
+    # Damaged bytes can decode to signalling NaNs and to numbers near the end of the type's range:
+    # what overflows is no measurement, and not worth a warning in the middle of a run.
+    with np.errstate(invalid="ignore", over="ignore"):
+        missing = (dn == source.nodata) | ~np.isfinite(dn)
+        value = dn.astype(np.float32)
+        if source.twos_complement:
+            value = np.where(value > 32767, value - 65536, value)
+        if source.unit == "dn20log10":
+            # dB = 20 log10(DN) + offset, hence power = DN^2 * 10^(offset / 10)
+            missing |= value <= 0
+            value = np.square(value) * np.power(10.0, np.asarray(offset, np.float32) / 10)
+        else:
+            value = value * np.asarray(scale, np.float32) + np.asarray(offset, np.float32)
+            if source.unit == "dB":
+                value = np.power(np.float32(10), value / 10)
+            elif source.unit == "linear":
+                missing |= value <= 0  # borders and noise-subtracted pixels: no logarithm exists
+        value = value.astype(np.float32)
+        return np.where(missing | ~np.isfinite(value), np.float32(np.nan), value)
 
 
 def to_db(power: np.ndarray) -> np.ndarray:
