@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from pipeline import cli
 from pipeline.learn.evaluate import Protocol
 from pipeline.learn.fit import Settings
+from pipeline.learn.outcomes import Evaluation
 from pipeline.learn.train import TrainReport, TrainRequest, train
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.request import sensor_order
@@ -128,12 +130,18 @@ def as_json(report: TrainReport, out: Path) -> dict[str, Any]:
     return {
         "checkpoint": str(out), "metric": e.metric, "epochs": e.epochs,
         "protocol": report.card.protocol,
-        "scores": {m: {s: {"mean": e.mean(m, s)[0], "std": e.mean(m, s)[1],
-                           "splits": e.per_split(m, s).tolist(), "sets": e.by_set(m, s)}
-                       for s in sensors if e.of(m, s)} for m in e.methods},
+        "scores": {m: {s: _scores(e, m, s) for s in sensors if e.of(m, s)} for m in e.methods},
         "coverage": {s: dict(zip(c.coverage_steps, c.coverage_score, strict=True))
                      for s, c in sensors.items()},
     }
+
+
+def _scores(e: Evaluation, method: str, sensor: str) -> dict[str, Any]:
+    """Scores of a method from a sensor; null where there were too few rows for one."""
+    mean, std = (v if math.isfinite(v) else None for v in e.mean(method, sensor))
+    sets = {name: {k: v if math.isfinite(v) else None for k, v in measures.items()}
+            for name, measures in e.by_set(method, sensor).items()}
+    return {"mean": mean, "std": std, "splits": e.per_split(method, sensor).tolist(), "sets": sets}
 
 
 def summary(report: TrainReport, out: Path) -> str:

@@ -1,6 +1,7 @@
 """Splits, augmentation, metrics, the training loop and the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.data.checkpoints import load_checkpoint
 from pipeline.data.points import read_samples, write_samples
 from pipeline.learn.augment import Augmentation, thin
 from pipeline.learn.evaluate import Contest, fit_network
-from pipeline.learn.fit import Settings, arrays, predict
+from pipeline.learn.fit import Settings, _batches, _windows, arrays, predict
 from pipeline.learn.metrics import decide, fit_temperature, half_width, r2, scores
 from pipeline.learn.outcomes import Evaluation, Outcome
 from pipeline.learn.splits import folds, hold_out, inner_split, joined_groups
@@ -243,6 +244,30 @@ def test_landsat_derived_from_sentinel_is_trained_on_but_not_scored(tmp_path):
     np.testing.assert_array_equal(table.series["l8"][0][:120], real.series["l8"][0])
 
 
+def test_equal_ids_of_two_sets_are_two_samples(tmp_path):
+    sets = [read_samples(simulate(tmp_path / k, name="same", seed=n), CROPLAND)
+            for n, k in enumerate("ab")]
+    table = stack(sets, CROPLAND, ("s1",))
+    assert len(np.unique(table.sample)) == 240
+    first, count = _windows(table.sample, np.ones(240, bool))
+    assert sorted(first.tolist()) == list(range(240))
+    assert count.tolist() == [1] * 240
+
+
+def test_the_rows_of_a_sample_must_be_neighbours():
+    first, count = _windows(np.array([7, 7, 3, 3, 3]), np.array([True, True, False, True, True]))
+    assert (first.tolist(), count.tolist()) == ([3, 0], [2, 2])
+    with pytest.raises(ValueError, match="not neighbours"):
+        _windows(np.array([0, 1, 0, 1]), np.ones(4, bool))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(5, 2), (7, 3), (129, 128), (190, 128), (2, 8)])
+def test_no_batch_is_of_a_single_row(rows, size):
+    sizes = [len(b) for b in _batches(torch.arange(rows), size)]
+    assert min(sizes) >= 2
+    assert sum(sizes) > rows - max(size // 2, 2)
+
+
 # ---- training
 
 
@@ -275,6 +300,17 @@ def test_stopping_ends_with_the_best_epochs_weights(tmp_path):
                         data, table, ~validate, None, 0)
     for key, value in arrays(stopped.module).items():
         np.testing.assert_array_equal(value, arrays(again.module)[key])
+
+
+def test_rows_that_share_no_sensor_are_no_batch(tmp_path):
+    s1 = read_samples(simulate(tmp_path / "a", 20, sensors=("s1",), name="a"), CROPLAND)
+    s2 = read_samples(simulate(tmp_path / "b", 21, sensors=("s2",), name="b"), CROPLAND)
+    table = stack([s1, s2], CROPLAND, ("s1", "s2"))
+    everything = np.ones(41, bool)
+    small = contest(table, epochs=2)
+    small = replace(small, settings=replace(small.settings, batch=2))
+    fitted = fit_network("mdico", small, tensors(table, everything), table, everything, None, 0)
+    assert all(np.isfinite(a).all() for a in arrays(fitted.module).values())
 
 
 def outcome(sensor, rows, right):
@@ -348,6 +384,19 @@ def test_train_a_regression_in_one_random_fold(tmp_path, capsys):
     assert "single samples" in card.protocol
 
 
+def test_scores_of_too_few_rows_are_null_in_json(tmp_path, capsys):
+    simulate(tmp_path / "set", 60, sensors=("s1",))
+    assert run("--task", "cropland", "--samples", tmp_path / "set", "--out", tmp_path / "x",
+               "--folds", 2, "--no-baselines", "--json", "--quiet", *TINY) == 0
+
+    def refuse(text):
+        raise AssertionError(f"{text} is not JSON")
+
+    got = json.loads(capsys.readouterr().out, parse_constant=refuse)["scores"]
+    assert got["mdico, inner split"]["s1"]["mean"] is None  # 15 % of 30 rows
+    assert 0 < got["mdico"]["s1"]["mean"] <= 1
+
+
 def test_no_evaluate_says_so_on_the_card(tmp_path):
     simulate(tmp_path / "set", sensors=("s1",))
     assert run("--task", "cropland", "--samples", tmp_path / "set", "--out", tmp_path / "x",
@@ -395,6 +444,9 @@ def test_sets_of_restricted_licence_are_named_on_the_card(tmp_path):
     (["--derive-l8"], "needs a set with real l8"),
     (["--samples", "nowhere"], "not a folder of samples"),
     (["--wdth", "3"], "unrecognized arguments"),
+    (["--sensors", "l8", "--derive-l8"], "computes l8 from s2"),
+    (["--folds", "20"], "a test fold has too few samples with s1"),
+    (["--per-set", "30", "--no-evaluate"], "the inner split has too few samples with s1"),
 ])
 def test_bad_requests_are_one_line_and_exit_2(tmp_path, capsys, change, says):
     simulate(tmp_path / "set")
@@ -412,8 +464,29 @@ def test_a_sensor_that_no_test_fold_can_score_is_refused_before_training(tmp_pat
     assert run("--task", "cropland", "--samples", tmp_path / "a", "--samples", tmp_path / "b",
                "--hold-out", "b", "--protocol", "random", "--out", tmp_path / "x", *TINY) == 2
     err = capsys.readouterr().err
-    assert "no sample with s2" in err
+    assert "too few samples with s2" in err
+    assert "got 0" in err
     assert "fold" not in err.split("error:")[0]
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path, capsys):
+    folders = [simulate(tmp_path / k / "samples", name="samples") for k in "ab"]
+    assert run("--task", "cropland", "--samples", folders[0], "--samples", folders[1],
+               "--out", tmp_path / "x", *TINY) == 2
+    err = capsys.readouterr().err
+    assert "two sample sets are both called samples" in err
+    assert all(str(folder) in err for folder in folders)
+    assert err.count("\n") == 1
+
+
+def test_a_set_that_repeats_a_sample_is_refused(tmp_path, capsys):
+    folder = simulate(tmp_path / "set")
+    samples = pd.read_parquet(folder / "samples.parquet")
+    pd.concat([samples, samples[:2]]).to_parquet(folder / "samples.parquet")
+    assert run("--task", "cropland", "--samples", folder, "--out", tmp_path / "x", *TINY) == 3
+    err = capsys.readouterr().err
+    assert "2 rows whose sample_id occurred before; got 'p0'" in err
+    assert err.count("\n") == 1
 
 
 def test_one_class_alone_and_an_output_that_is_a_file_are_refused(tmp_path, capsys):

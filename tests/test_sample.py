@@ -86,7 +86,7 @@ def test_points_without_a_group_get_their_cell(tmp_path):
     ([feature(id="a"), feature(id="b"), feature(id="a")], "y", None, "1 points have an id"),
     ([feature(id=4), feature(id=None)], "y", None, "1 points have no id"),
     ([feature(lat=43.9, period=None)], "y", None, "not a month"),
-    *[([feature(**{name: 1})], name, None, "would overwrite")
+    *[([feature() | {"properties": {name: 1}}], name, None, "would overwrite")
       for name in ("sample_id", "lon", "lat", "group")],
 ])
 def test_points_that_cannot_be_sampled_are_refused(tmp_path, features, label, group, says):
@@ -159,7 +159,8 @@ def test_a_sampled_pixel_is_the_mapped_one_where_items_lack_an_unused_band(
     usable = ItemSet("s2", "", found[0].items).usable(NEEDED["s2"])
     cube = load_cube(usable, sheet.geobox, NEEDED["s2"], points.timelines[0])
     at = gpd.GeoSeries(gpd.points_from_xy(got.lon, got.lat), crs=4326).to_crs(sheet.epsg)
-    col, row = ~sheet.geobox.affine * (at.x.to_numpy(), at.y.to_numpy())
+    p = ~sheet.geobox.affine
+    col, row = p.a * at.x.to_numpy() + p.c, p.e * at.y.to_numpy() + p.f
     want = cube.x[:, :, np.floor(row).astype(int), np.floor(col).astype(int)].transpose(2, 0, 1)
     assert len(want) > 50
     assert np.isfinite(want).any()

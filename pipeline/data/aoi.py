@@ -50,12 +50,12 @@ class Aoi:
 def read_aoi(text: str) -> Aoi:
     """Area of a GeoJSON or GeoPackage file, or of ``W,S,E,N`` in degrees.
 
-    ``W > E`` crosses the antimeridian, at most 180 degrees wide. A polygon crosses it when its longitudes go beyond +-180,
-    or when two neighbouring vertices lie more than 180 degrees apart.
+    ``W > E`` crosses the antimeridian, at most 180 degrees wide. A polygon crosses it when its
+    longitudes go beyond +-180, or when two neighbouring vertices lie more than 180 degrees apart.
 
     Raises:
         BadRequest: no such file, not readable, empty, not polygons, without a CRS, not in degrees,
-            without area, crossing itself, or polar.
+            without area, crossing itself, swapped, or polar.
     """
     box = _numbers(text)
     if box is not None:

@@ -73,6 +73,8 @@ def fit(
         offset = torch.floor(torch.rand(len(first), generator=generator) * count).long()
         rows = (first + offset)[torch.randperm(len(first), generator=generator)]
         for batch in _batches(rows, settings.batch):
+            if not (data.present[batch].sum(0) > 1).any():
+                continue  # no sensor has the two rows that batch normalisation needs
             inputs = {k: augment[k](x[batch], generator) for k, x in data.inputs.items()}
             losses = module.losses(  # type: ignore[operator]
                 inputs, data.present[batch], data.target[batch], data.class_weights

@@ -189,7 +189,8 @@ def _check(table: Table, protocol: Protocol, evaluated: bool) -> None:
              [inner_rows(table, everything, protocol.kind, protocol.seed)[1]])
     for key in table.sensors:
         if (fewest := min(int((test & table.scored(key)).sum()) for test in tests)) < FEWEST:
-            raise BadRequest(f"a test fold has too few samples with {key} to be scored",
+            part = "a test fold" if evaluated else "the inner split"
+            raise BadRequest(f"{part} has too few samples with {key} to be scored",
                              got=fewest, allowed=f"from {FEWEST}",
                              then="add samples, use fewer --folds, or leave it out of --sensors")
     if table.task.kind == "classification" and len(np.unique(table.target)) < 2:
