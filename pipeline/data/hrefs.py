@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urljoin, urlsplit, urlunsplit
 _REMOTE = ("http", "https", "s3")
 
 # Query parameters that only a signed URL has (Azure SAS, AWS, Google): they expire.
-_SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
+_SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature", "x-amz-security-token"}
 
 
 def is_url(text: str) -> bool:

@@ -45,7 +45,7 @@ def search(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) ->
             step = timeline.step_of(when(item))
             touches = area.intersects(shapely.geometry.shape(item.geometry))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, pystac.STACError,
-                shapely.errors.ShapelyError) as error:
+                pystac.STACTypeError, shapely.errors.ShapelyError) as error:
             skipped.append((str(record.get("id")), f"not a valid item: {error}"))
             continue
         if step is None or not touches:
@@ -69,7 +69,7 @@ def search(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) ->
             then="try another --period, --sensor or --catalog (over open sea there is none)",
         )
     items.sort(key=lambda i: (when(i), i.id))
-    return ItemSet(sensor, place, tuple(items), tuple(sorted(skipped)))
+    return ItemSet(sensor, shown(place), tuple(items), tuple(sorted(skipped)))
 
 
 def to_item(record: dict) -> pystac.Item:
