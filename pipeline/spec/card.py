@@ -28,7 +28,9 @@ class SensorCard:
         accepts: radiometries that mapping may use (the first is ``radiometry``; others only when
             training covered the difference, see ``notes``).
         coverage_steps: numbers of valid steps that the next three lists are given at, ascending.
-        coverage_score: held-out score with that many valid steps (weighted F1 or R2).
+        coverage_score: held-out score with at most that many valid steps (weighted F1 or R2),
+            brought to one footing where a sensor was scored on easier samples than the others:
+            what ``auto`` compares.
         coverage_half_width: held-out 90 % quantile of the absolute error at that many valid
             steps, in the task's unit; empty for classification.
         temperature: softmax temperature, fitted on held-out predictions; 1 for regression.
