@@ -18,7 +18,7 @@ from rasterio.vrt import WarpedVRT
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.aoi import Aoi, read_aoi
-from pipeline.data.load import open_composite
+from pipeline.data.load import open_composite, open_scenes
 from pipeline.data.search import search
 from pipeline.data.stacks import Loader
 from pipeline.spec.errors import BadRequest
@@ -38,6 +38,7 @@ def open_cube(
     bands: tuple[str, ...] | None = None,
     resolution: int | None = None,
     loader: Loader = "odc",
+    monthly: bool = True,
 ) -> xr.Dataset:
     """Monthly composites of one sensor over an area, lazily.
 
@@ -50,6 +51,8 @@ def open_cube(
         bands: names; default: all that every source found gives.
         resolution: pixel size in metres; default: the sensor's finest.
         loader: ``odc`` or ``stackstac``.
+        monthly: False gives the single acquisitions, masked and in physical units, with their
+            item ids instead of ``count``.
 
     Returns:
         Dask-backed dataset in the UTM zone of the area's centre: ``value`` (time, band, y, x)
@@ -67,9 +70,10 @@ def open_cube(
     where = catalog or area.defaults.get("catalog") or DEFAULT_CATALOG
     items = search(where, sensor, area.geometry, timeline)
     grid = _one_grid(area, resolution or min(b.resolution_m for b in kind.bands))
-    return open_composite(
-        items, grid, bands or items.bands(), timeline, chunk_px=CHUNK_PX, loader=loader
-    )
+    names = bands or items.bands()
+    if not monthly:
+        return open_scenes(items, grid, names, chunk_px=CHUNK_PX, loader=loader)
+    return open_composite(items, grid, names, timeline, chunk_px=CHUNK_PX, loader=loader)
 
 
 def map_area(

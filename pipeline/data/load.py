@@ -129,7 +129,8 @@ def open_scenes(
                           dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
             for s in stacks
         ]
-        empty = da.zeros((0, *geobox.shape), dtype=np.float32)
+        # one chunk: automatic ones would divide by the zero length
+        empty = da.zeros((0, *geobox.shape), dtype=np.float32, chunks=(0, *geobox.shape))
         parts.append(da.concatenate(values or [empty])[order])
     members = [chosen.items[k] for k in index[order]]
     coords: dict = {

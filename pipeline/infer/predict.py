@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import models
-from pipeline.prep.features import CONTEXT, cube_pixels, model_input
+from pipeline.prep.features import cube_pixels, model_input
 from pipeline.spec.card import CheckpointCard
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import BadRequest
@@ -149,8 +149,3 @@ def pick_device(name: str) -> torch.device:
         raise BadRequest("no CUDA device is available", got=name, allowed="auto, cpu",
                          then="try --device cpu, or install a torch build with CUDA")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-def input_channels(card: CheckpointCard) -> dict[str, int]:
-    """Channels of each sensor's model input, as ``models.build`` wants them."""
-    return {key: len(s.features) + len(CONTEXT) for key, s in card.sensors.items()}
