@@ -1,5 +1,8 @@
 """Networks and their losses: a leaf of the project (torch and the standard library only)."""
 
-from models.registry import build, complete
+from models.ensemble import Ensemble
+from models.forest import Forest
+from models.methods.pretrained import WeightsAbsent
+from models.registry import build, complete, image_encoders
 
-__all__ = ["build", "complete"]
+__all__ = ["Ensemble", "Forest", "WeightsAbsent", "build", "complete", "image_encoders"]

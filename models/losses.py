@@ -22,17 +22,25 @@ Pair = tuple[Tensor, Tensor]
 def prediction_loss(target: Tensor, output: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """L_pred of equation 7: cross-entropy, or squared error of a standardised value.
 
+    Labels that do not exclude each other (section 4.1, tree species) take the binary cross-entropy
+    of each, as in the authors' published code; the paper does not name their loss.
+
     Args:
-        target: (N,) class indices (integer: classification) or values (floating: regression).
+        target: (N,) class indices (integer: classification), (N,) values (floating: regression) or
+            (N, K) zeros and ones (floating: multi-label).
         output: (N, K) logits, or (N, 1) values.
-        class_weights: (K,) weights against class imbalance (section 4.3); None for none.
+        class_weights: (K,) weights against class imbalance (section 4.3), or of the labels; None
+            for none.
 
     Returns:
-        Mean over the samples; with class weights their weighted mean.
+        Mean over the samples, of classes with weights their weighted mean; of labels the mean over
+        samples and labels.
     """
-    if target.is_floating_point():
-        return F.mse_loss(output.squeeze(-1), target)
-    return F.cross_entropy(output, target, weight=class_weights)
+    if not target.is_floating_point():
+        return F.cross_entropy(output, target, weight=class_weights)
+    if target.ndim == 2:
+        return F.binary_cross_entropy_with_logits(output, target, weight=class_weights)
+    return F.mse_loss(output.squeeze(-1), target)
 
 
 def main_loss(
@@ -42,7 +50,7 @@ def main_loss(
 
     Args:
         outputs: per sensor (N_m, K).
-        targets: per sensor (N_m,), of the samples that have it.
+        targets: per sensor (N_m,) or (N_m, K), of the samples that have it.
         class_weights: see ``prediction_loss``.
     """
     terms = [prediction_loss(y, o, class_weights) for y, o in zip(targets, outputs, strict=True)]
@@ -56,7 +64,7 @@ def auxiliary_loss(
 
     Args:
         outputs: per sensor P_aux(z_sha) and P_aux(z_spe), each (N_m, K).
-        targets: per sensor (N_m,).
+        targets: per sensor (N_m,) or (N_m, K).
         class_weights: see ``prediction_loss``.
     """
     terms = [
@@ -66,7 +74,9 @@ def auxiliary_loss(
     return torch.stack(terms).mean()
 
 
-def info_nce(anchor: Tensor, other: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def info_nce(
+    anchor: Tensor, other: Tensor, temperature: float = TEMPERATURE, past: Tensor | None = None
+) -> Tensor:
     """Equation 9: InfoNCE with cosine similarity; row i of both is the same sample.
 
     The denominator runs over all rows of ``other``, the positive included, as in InfoNCE itself
@@ -76,19 +86,26 @@ def info_nce(anchor: Tensor, other: Tensor, temperature: float = TEMPERATURE) ->
         anchor: (N, d) features of one sensor.
         other: (N, d) features of another.
         temperature: tau.
+        past: (P, d) features of the other sensor from earlier batches: further negatives.
     """
-    similarity = F.normalize(anchor, dim=1) @ F.normalize(other, dim=1).T  # (N, N)
+    candidates = other if past is None else torch.cat([other, past])
+    similarity = F.normalize(anchor, dim=1) @ F.normalize(candidates, dim=1).T  # (N, N + P)
     return F.cross_entropy(similarity / temperature, torch.arange(len(anchor)).to(anchor.device))
 
 
-def contrastive_loss(pairs: Sequence[Pair], temperature: float = TEMPERATURE) -> Tensor:
+def contrastive_loss(
+    pairs: Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    temperature: float = TEMPERATURE,
+) -> Tensor:
     """Equation 10, each sensor once as the anchor: mean over the unordered pairs of sensors.
 
     Args:
-        pairs: per pair of sensors the shared features (N, d) of the samples that have both.
+        pairs: per pair of sensors the shared features (N, d) of the samples that have both, then
+            the past features (P, d) of the one and of the other sensor, or None.
         temperature: tau.
     """
-    terms = [info_nce(a, b, temperature) + info_nce(b, a, temperature) for a, b in pairs]
+    terms = [info_nce(a, b, temperature, past_b) + info_nce(b, a, temperature, past_a)
+             for a, b, past_a, past_b in pairs]
     return torch.stack(terms).mean()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import cli
 from pipeline.spec.errors import PartialMap
+from pipeline.spec.layers import quality_layer
 from pipeline.spec.manifest import RunManifest
 from pipeline.spec.request import DEVICES
 from pipeline.spec.tasks import TASKS
@@ -82,6 +83,7 @@ def partial(manifest: RunManifest) -> PartialMap | None:
 def plan_table(plan: MapPlan) -> str:
     """The plan as text, a line a tile."""
     lines = [f"refused {key}: {why}" for key, why in plan.refused.items()]
+    lines += [f"unknown {key}: {why}" for key, why in plan.unknown.items()]
     lines += [f"{'tile':<22}reason"]
     lines += [f"{row.sheet.name + '/' + row.tile.name:<22}{row.reason}" for row in plan.rows]
     return "\n".join(lines)
@@ -97,7 +99,12 @@ def summary(manifest: RunManifest, out: Path) -> str:
     lines = [f"map      {out / name}" for name in manifest.files if name.endswith("map.tif")]
     lines += [f"preview  {out / 'preview.png'}", f"manifest {out / 'manifest.json'}"]
     lines += [f"refused  {key}: {why}" for key, why in manifest.refused.items()]
+    lines += [f"unknown  {key}: {why}; mapped without place features"
+              for key, why in manifest.unknown.items()]
     lines += [f"mapped   {manifest.mapped_share:.1%} of the area ({shares})"]
+    classes = (c.name for c in quality_layer().classes)
+    lines += ["quality  " + ", ".join(f"{manifest.quality[name]:.1%} {name}" for name in classes
+                                      if name in manifest.quality)]
     return "\n".join(lines)
 
 

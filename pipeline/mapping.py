@@ -14,24 +14,23 @@ import numpy as np
 import shapely
 from tqdm.auto import tqdm
 
-from pipeline.data.aoi import Aoi, read_aoi
+from pipeline.data.aoi import read_aoi
 from pipeline.data.checkpoints import load_checkpoint
 from pipeline.data.files import writable_folder
-from pipeline.data.items import ItemSet, freeze, thaw
-from pipeline.data.search import search
+from pipeline.data.items import ItemSet, freeze
 from pipeline.infer.plan import PlanRow, plan
 from pipeline.infer.predict import Predictor
 from pipeline.infer.run import Reader, run_tiles
 from pipeline.infer.store import RunStore, locked
-from pipeline.prep.features import bands_needed
+from pipeline.inputs import find_images, find_layers, wanted_sensors
 from pipeline.publish.sheets import publish
 from pipeline.spec.card import CheckpointCard
-from pipeline.spec.errors import BadRequest, DataTrouble, NothingFound
+from pipeline.spec.context import LAYERS
+from pipeline.spec.errors import BadRequest, DataTrouble
 from pipeline.spec.grid import Sheet, sheets
 from pipeline.spec.layers import layers_of
 from pipeline.spec.manifest import RunManifest, TileRecord
 from pipeline.spec.request import MapRequest, last_season, sensor_order
-from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import task as task_of
 from pipeline.spec.timeline import parse_period
 
@@ -49,6 +48,8 @@ class MapPlan:
         sheets: of the area.
         items: per sensor that may be used.
         refused: sensor -> why it is not used.
+        layers: elevation and land cover, where the checkpoint wants them.
+        unknown: layer -> why it was not found.
         rows: one a tile.
     """
 
@@ -58,14 +59,22 @@ class MapPlan:
     sheets: tuple[Sheet, ...]
     items: Mapping[str, ItemSet]
     refused: Mapping[str, str]
+    layers: Mapping[str, ItemSet]
+    unknown: Mapping[str, str]
     rows: tuple[PlanRow, ...]
+
+    @property
+    def inputs(self) -> dict[str, ItemSet]:
+        """Items of sensors and layers together."""
+        return {**self.items, **self.layers}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON of the plan."""
         return {
             "request": self.request.to_json(),
-            "items": {k: len(v.items) for k, v in self.items.items()},
+            "items": {k: len(v.items) for k, v in self.inputs.items()},
             "refused": dict(self.refused),
+            "unknown": dict(self.unknown),
             "tiles": [
                 {
                     "sheet": row.sheet.name, "tile": row.tile.name, "reason": row.reason,
@@ -127,19 +136,21 @@ def plan_map(request: MapRequest, frozen: Path | None = None) -> MapPlan:
         BadRequest: the checkpoint does not fit the request, or no sensor's radiometry fits it.
         DataTrouble: the catalogue cannot be read, or has nothing for the request.
     """
-    area = read_aoi(request.aoi)
+    area = read_aoi(request.aoi).geometry
     card, arrays = load_checkpoint(request.checkpoint)
-    wanted = _wanted_sensors(request, card)
+    wanted = wanted_sensors(request, card)
     # a sliver over a zone's border may hold no pixel centre: no sheet of nothing
-    parts = [s for s in sheets(area.geometry, request.task.pixel_m)
+    parts = [s for s in sheets(area, request.task.pixel_m)
              if any(s.inside(t.geobox).any() for t in s.tiles(request.tile_px))]
     if not parts:
         raise BadRequest(f"the area is smaller than a pixel of {request.task.pixel_m} m",
                          got=request.aoi, then="draw a larger area")
-    found, refused = _find_items(request, area, card, wanted, frozen)
+    found, refused = find_images(request, area, card, wanted, frozen)
+    layers, unknown = find_layers(request, area, card, found, frozen)
     rows = plan(parts, request.tile_px, found, card, request.timeline,
                 sensor_order(request.sensor))
-    return MapPlan(request, card, arrays, tuple(parts), found, refused, tuple(rows))
+    return MapPlan(request, card, arrays, tuple(parts), found, refused, layers, unknown,
+                   tuple(rows))
 
 
 def make_map(
@@ -165,25 +176,25 @@ def make_map(
         predictor = Predictor(request.task, made.card, made.arrays, request.device)
         store = RunStore.open(state, _identity(made), made.sheets, layers_of(request.task),
                               request.tile_px, resume)
-        for key, items in made.items.items():
+        for layer in LAYERS:  # of an earlier run
+            (state / "items" / f"{layer}.json").unlink(missing_ok=True)
+        for key, items in made.inputs.items():
             freeze(state / "items" / f"{key}.json", items)
         records = _run(made, predictor, store, progress)
         _check_records(records)
         manifest = RunManifest(
             request=request.to_json(), card=_card_stamp(made.card), items=_items_stamp(made),
-            refused=dict(made.refused), tiles=tuple(records), versions=_versions(),
-            started=started, finished=_now(),
+            refused=dict(made.refused), unknown=dict(made.unknown), tiles=tuple(records),
+            rules=predictor.rules.to_json(), versions=_versions(), started=started, finished=_now(),
         )
-        return publish(request, made.card, made.sheets, store, manifest, made.items)
+        return publish(request, made.card, made.sheets, store, manifest, made.inputs)
 
 
 def _run(
     made: MapPlan, predictor: Predictor, store: RunStore, progress: bool
 ) -> list[TileRecord]:
-    features = {key: entry.features for key, entry in made.card.sensors.items()}
-    task = made.request.task
-    reader = Reader(made.items, features, made.request.timeline, task.aggregate,
-                    task.smooth_px)
+    reader = Reader(made.items, made.card.sensors, made.request.timeline, made.request.task,
+                    made.layers)
     with tqdm(total=len(made.rows), desc="mapping", unit="tile", disable=not progress) as bar:
 
         def finished(record: TileRecord) -> None:
@@ -191,64 +202,6 @@ def _run(
             bar.update()
 
         return run_tiles(made.rows, reader, predictor, store, finished)
-
-
-def _wanted_sensors(request: MapRequest, card: CheckpointCard) -> tuple[str, ...]:
-    """Sensors to search for: those asked for must be on the card, ``auto`` takes all of it."""
-    if card.task != request.task.key or card.steps != request.task.steps:
-        raise BadRequest("the checkpoint is for another task", got=card.task,
-                         allowed=request.task.key, then=f"try --checkpoint {request.task.key}")
-    asked = sensor_order(request.sensor)
-    if lacking := [key for key in asked if key not in card.sensors]:
-        raise BadRequest(f"the checkpoint {card.name} has no such sensor", got=lacking[0],
-                         allowed=", ".join(card.sensors),
-                         then=f"try --sensor {next(iter(card.sensors))}")
-    return asked or tuple(card.sensors)
-
-
-def _find_items(
-    request: MapRequest, area: Aoi, card: CheckpointCard, wanted: tuple[str, ...],
-    frozen: Path | None,
-) -> tuple[dict[str, ItemSet], dict[str, str]]:
-    """Usable items per sensor, and the sensors that are refused with the reason."""
-    found: dict[str, ItemSet] = {}
-    refused: dict[str, str] = {}
-    errors: list[Exception] = []
-    for key in wanted:
-        try:
-            path = frozen / f"{key}.json" if frozen else None
-            items = (thaw(path) if path and path.exists()
-                     else search(request.catalog, key, area.geometry, request.timeline))
-            bands = bands_needed(card.sensors[key].features, SENSORS[key].band_names)
-            items = items.usable(bands)
-            _check_usable(card, items)
-            found[key] = items
-        except (BadRequest, NothingFound) as error:
-            refused[key] = str(error)
-            errors.append(error)
-    if not found:
-        raise errors[0]
-    return found, refused
-
-
-def _check_usable(card: CheckpointCard, items: ItemSet) -> None:
-    """Refuse images without the bands, or whose pixel values mean something else than those that
-    the checkpoint learned from."""
-    if not items.items:
-        name, why = items.skipped[-1]
-        raise NothingFound(f"no {items.sensor} image has the bands that {card.name} needs",
-                           got=f"{name}: {why}", then="try another --catalog or --checkpoint")
-    accepts = card.sensors[items.sensor].accepts
-    sources = {source.key: source.radiometry for source in items.sources}
-    if bad := {key: what for key, what in sources.items() if what not in accepts}:
-        source, got = next(iter(bad.items()))
-        raise BadRequest(
-            f"{source} gives {items.sensor} as another radiometry than the checkpoint "
-            f"{card.name} was trained on",
-            got=got, allowed=", ".join(accepts),
-            then="use another --catalog, or sample your training points from this one with "
-            "python -m pipeline.sample and train again",
-        )
 
 
 def _check_records(records: list[TileRecord]) -> None:
@@ -270,7 +223,7 @@ def _identity(made: MapPlan) -> dict[str, Any]:
     return {
         **request, "area": hashlib.sha256(area.encode()).hexdigest(),
         "card": made.card.sha256, "feature_path": made.card.feature_path,
-        "items": {k: v.fingerprint for k, v in made.items.items()},
+        "items": {k: v.fingerprint for k, v in made.inputs.items()},
     }
 
 
@@ -286,7 +239,7 @@ def _items_stamp(made: MapPlan) -> dict[str, dict[str, Any]]:
             "sources": sorted({source.key for source in items.sources}),
             "skipped": [list(pair) for pair in items.skipped],
         }
-        for key, items in made.items.items()
+        for key, items in made.inputs.items()
     }
 
 

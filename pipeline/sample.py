@@ -12,9 +12,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from pipeline import cli
-from pipeline.data.extract import extract, read_points
+from pipeline.data.extract import extract, extract_places, read_points
 from pipeline.data.files import writable_folder
 from pipeline.data.items import ItemSet, freeze
+from pipeline.data.place_columns import PREFIX
+from pipeline.data.places import find_places
 from pipeline.data.points import write_samples
 from pipeline.data.search import search
 from pipeline.prep.features import bands_needed
@@ -62,11 +64,15 @@ def command(argv: Sequence[str]) -> int:
     if not items:
         raise DataTrouble("no sensor has an acquisition at the points", got=args.catalog,
                           then="try another --catalog or --period")
+    layers, missing = find_places(args.catalog, task.static, points.area)
+    for layer, why in missing.items():
+        print(f"left out {layer}: {why}", file=sys.stderr)
     with tqdm(total=len(points.ids), desc="sampling", unit="point", disable=args.quiet) as bar:
         series = extract(points, task, items, bands, bar.update)
+    place = extract_places(points, task, layers)
     frame = pd.DataFrame({
         "sample_id": points.ids, "lon": points.lon, "lat": points.lat, "group": points.group,
-        args.label_column: points.target,
+        args.label_column: points.target, **{PREFIX + k: v for k, v in place.items()},
     })
     months = np.array([t.months for t in points.timelines])
     write_samples(
@@ -75,12 +81,13 @@ def command(argv: Sequence[str]) -> int:
         bands={k: bands[k] for k in items},
         radiometry={k: _radiometry(found) for k, found in items.items()},
     )
-    for key, found in items.items():
+    for key, found in {**items, **layers}.items():
         freeze(out / "items" / f"{key}.json", found)
     report = {
         "out": str(args.out), "points": len(points.ids),
         "unlabelled": points.unlabelled,
         "valid_share": {k: round(float(v[1].mean()), 4) for k, v in series.items()},
+        "place": {k: round(float(np.isfinite(v).mean()), 4) for k, v in place.items()},
     }
     if args.json:
         cli.emit(report)

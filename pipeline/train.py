@@ -7,15 +7,17 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.registry import COMMON, ENCODERS, single_sensor
 from pipeline import cli
 from pipeline.learn.evaluate import Protocol
-from pipeline.learn.fit import Settings
 from pipeline.learn.outcomes import Evaluation
+from pipeline.learn.recipe import TREES, Row, parse_row
 from pipeline.learn.train import TrainReport, TrainRequest, train
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.request import sensor_order
@@ -23,19 +25,24 @@ from pipeline.spec.tasks import TASKS, task
 
 # --fast: a demo's checkpoint within a minute, scored in folds all the same.
 FAST = {"width": 32, "dense": 32, "features": 32, "epochs": 24, "patience": 6, "folds": 3}
+ROW = "mdico+gaps+season+jitter"  # what a map needs: cloudy years, seasons, other archives
 FULL = {"width": 64, "dense": 64, "features": 64, "epochs": 100, "patience": 20, "folds": 5}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Options of the command line."""
     p = cli.parser("python -m pipeline.train",
-                   "Train MDiCo on labelled series, score it in folds, write a checkpoint.")
+                   "Train on labelled series, score in folds, write a checkpoint.")
     p.add_argument("--task", required=True, metavar="|".join(TASKS))
     p.add_argument("--samples", required=True, action="append", metavar="DIR",
                    help="a sample set (python -m pipeline.sample makes one); repeatable")
     p.add_argument("--sensors", default="auto", metavar="LIST",
                    help="s1,s2,l8 (default auto: all there)")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the checkpoint")
+    p.add_argument("--row", default=ROW, metavar="METHOD[+SWITCH...]",
+                   help="what to train, as python -m pipeline.evaluate --list names it "
+                        f"(default {ROW})")
+    p.add_argument("--encoder", default="tempcnn", metavar="NAME", help="(default tempcnn)")
     p.add_argument("--protocol", default="site", metavar="site|random",
                    help="folds of whole places or of single samples (default site)")
     p.add_argument("--folds", type=int, metavar="N",
@@ -53,10 +60,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--features", type=int, metavar="N",
                    help="size of each feature space (default 64, the paper 128)")
     p.add_argument("--dropout", type=float, default=0.3, metavar="X")
-    p.add_argument("--drop", type=float, default=0.5, metavar="X",
-                   help="share of samples that lose observations in an epoch (default 0.5)")
-    p.add_argument("--jitter", action=argparse.BooleanOptionalAction, default=True,
-                   help="shift levels, so that related radiometries may be mapped (default on)")
     p.add_argument("--derive-l8", action="store_true",
                    help="train l8 on band-pass adjusted s2 where there is no l8")
     p.add_argument("--per-set", type=int, default=0, metavar="N",
@@ -85,7 +88,7 @@ def make_request(args: argparse.Namespace) -> TrainRequest:
         _at_least(name, chosen[name], 1)
     for name, least in (("seeds", 1), ("batch", 2), ("per_set", 0), ("threads", 1)):
         _at_least(name, getattr(args, name), least)
-    for name, low, high in (("dropout", 0, 0.95), ("drop", 0, 1), ("lr", 1e-7, 1)):
+    for name, low, high in (("dropout", 0, 0.95), ("lr", 1e-7, 1)):
         if not low <= getattr(args, name) <= high:
             raise BadRequest(f"--{name} is out of range", got=getattr(args, name),
                              allowed=f"{low} to {high}")
@@ -97,15 +100,29 @@ def make_request(args: argparse.Namespace) -> TrainRequest:
     return TrainRequest(
         task=task(args.task), samples=tuple(Path(s) for s in args.samples),
         sensors=sensor_order(args.sensors), out=out,
-        network={**{k: chosen[k] for k in ("width", "dense", "features")},
-                 "dropout": args.dropout},
-        settings=Settings(chosen["epochs"], chosen["patience"], args.batch, args.lr, args.drop,
-                          args.jitter),
+        row=_row(args, chosen),
         protocol=Protocol(args.protocol, chosen["folds"], args.seeds, args.seed,
                           tuple(args.hold_out)),
         rivals=not (args.no_baselines or args.fast), evaluate=not args.no_evaluate,
         per_set=args.per_set, derive_l8=args.derive_l8, notes=tuple(args.note),
     )
+
+
+def _row(args: argparse.Namespace, chosen: dict[str, int]) -> Row:
+    """The row that is asked for, with the sizes and settings of the command line."""
+    row = parse_row(args.row, args.encoder)
+    if row.method in TREES or not single_sensor(row.method):
+        raise BadRequest("a checkpoint is a network that predicts from one sensor",
+                         got=row.method, then=f"try --row {ROW}")
+    settings = replace(row.recipe.settings, batch=args.batch, lr=args.lr)
+    if settings.patience:
+        settings = replace(settings, epochs=chosen["epochs"], patience=chosen["patience"])
+    elif args.epochs:  # a row of fixed length stays one
+        settings = replace(settings, epochs=args.epochs)
+    sizes = {**{k: chosen[k] for k in ("width", "dense", "features")}, "dropout": args.dropout}
+    known = {*COMMON, *ENCODERS[args.encoder].OPTIONS}
+    network = {**row.recipe.network, **{k: v for k, v in sizes.items() if k in known}}
+    return replace(row, recipe=replace(row.recipe, network=network, settings=settings))
 
 
 def command(argv: Sequence[str]) -> int:

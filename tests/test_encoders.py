@@ -1,65 +1,30 @@
-"""Encoders: shapes, parameters of Table A1, and position codes against hand-worked numbers."""
+"""Encoders: shapes, position codes against hand-worked numbers, space taken out of series."""
 
 from math import cos, sin
 
 import pytest
 import torch
+from torch import tensor
 
 from models.encoders.convtran import RelativeAttention, tape
+from models.encoders.pixels import as_series
+from models.encoders.tempcnn import TempCNN
 from models.encoders.transformer import sinusoids
-from models.registry import ENCODERS
+from models.registry import ENCODERS, IMAGES
 
-# arXiv:2510.19579, Table A1: (channels, steps) of CropHarvest S1, S2 and LFMC S1, L8. Table 1 gives
-# S2 11 channels; with its vegetation index they are 12, and only 12 give ConvTran's 991.
-COLUMNS = {"crop-s1": (2, 12), "crop-s2": (12, 12), "lfmc-s1": (3, 4), "lfmc-l8": (8, 4)}
+SERIES = [name for name in ENCODERS if name not in IMAGES]
 
 
-def make(name, channels, steps, features=128, **more):
+def make(name, channels, steps, features=16, **more):
     torch.manual_seed(0)
     kind = ENCODERS[name]
     return kind(channels, steps, features, **{**kind.OPTIONS, **more})
 
 
-def count(name, column):
-    return sum(p.numel() for p in make(name, *COLUMNS[column]).parameters())
-
-
-@pytest.mark.parametrize(("name", "paper", "ours"), [
-    # met: TempCNN not at all (below); all others, but for ConvTran's last
-    ("mlp", [36, 52, 35, 37], [36_224, 51_584, 34_688, 37_248]),
-    ("transformer", [1203, 1204, 1203, 1204], [1_203_072, 1_204_352, 1_203_200, 1_203_840]),
-    ("lstm", [216, 221, 217, 219], [216_192, 221_312, 216_704, 219_264]),
-    ("convtran", [335, 991, 399, None], [335_416, 990_776, 398_776, 726_456]),
-])
-def test_parameters_meet_table_a1(name, paper, ours):
-    counts = [count(name, c) for c in COLUMNS]
-    assert counts == ours
-    for table, ours_k in zip(paper, counts, strict=True):
-        assert table is None or round(ours_k / 1000) == table
-
-
-def test_convtran_misses_one_number_of_table_a1_by_a_layer_normalisation():
-    """727 for Landsat-8: the authors' settings for LFMC end in a LayerNorm of 128 units, which the
-    paper does not mention and which their MLP (37) and LSTM (219) of the same column rule out."""
-    ours = count("convtran", "lfmc-l8")
-    assert round(ours / 1000) == 726
-    assert round((ours + 2 * 128) / 1000) == 727
-
-
-def test_tempcnn_has_two_convolutions_and_so_misses_table_a1():
-    """A.1 says two layers; 496 (LFMC S1) is the number of three. The table has 496 for L8 as well,
-    though its five more channels cost 3 200, and no count of layers gives CropHarvest's."""
-    counts = [count("tempcnn", c) for c in COLUMNS]
-    assert counts == [937_600, 944_000, 413_952, 417_152]  # table: 1052, 1059, 496, 496
-    third = 128 * 128 * 5 + 128 + 2 * 128
-    assert round((counts[2] + third) / 1000) == 496
-    assert [round((n + third) / 1000) for n in counts[:2]] == [1020, 1026]
-
-
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", SERIES)
 @pytest.mark.parametrize("steps", [1, 4, 12])
 def test_series_to_features_and_back(name, steps):
-    encoder = make(name, 5, steps, features=16)
+    encoder = make(name, 5, steps)
     x = torch.randn(6, steps, 5, requires_grad=True)
     z = encoder(x)
     assert z.shape == (6, 16)
@@ -68,9 +33,9 @@ def test_series_to_features_and_back(name, steps):
     assert (x.grad.abs().sum((0, 2)) > 0).all()  # every step is looked at
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", SERIES)
 def test_evaluation_is_sample_by_sample(name):
-    encoder = make(name, 5, 4, features=16)
+    encoder = make(name, 5, 4)
     x = torch.randn(8, 4, 5)
     encoder(x)  # moves the running statistics
     encoder.eval()
@@ -81,22 +46,79 @@ def test_evaluation_is_sample_by_sample(name):
                                    atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", SERIES)
 def test_the_order_of_steps_matters(name):
     encoder = make(name, 3, 6, features=8).eval()
     x = torch.randn(2, 6, 3)
     assert not torch.allclose(encoder(x), encoder(x.flip(1)), atol=1e-4)
 
 
+# ---- series of small images
+
+
+def test_the_mean_over_the_pixels():
+    x = tensor([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 4.0, 8.0]]).view(1, 1, 2, 2, 2)
+    assert as_series(x, 2).tolist() == [[[3.0, 3.0]]]
+
+
+def test_the_pixels_side_by_side_band_by_band():
+    x = torch.arange(24.0).view(1, 2, 3, 2, 2)
+    got = as_series(x, 12)
+    assert got.shape == (1, 2, 12)
+    assert got[0, 1].tolist() == list(range(12, 24))
+
+
+def test_a_series_stays_and_one_pixel_is_its_own_mean():
+    x = torch.randn(2, 3, 4)
+    assert as_series(x, 4) is x
+    assert torch.equal(as_series(x[..., None, None], 4), x)
+
+
+def test_other_channels_are_refused():
+    with pytest.raises(ValueError, match=r"2 bands of 9 pixels.*takes 2 .* or 18"):
+        as_series(torch.zeros(1, 1, 2, 3, 3), 4)
+
+
+# ---- TempCNN
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_tempcnn_has_the_papers_convolutions_of_128_and_kernel_5(layers):
+    encoder = TempCNN(3, 12, 128, **{**TempCNN.OPTIONS, "layers": layers})
+    convolutions = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv1d)]
+    assert [(c.out_channels, c.kernel_size) for c in convolutions] == [(128, (5,))] * layers
+    assert TempCNN.OPTIONS["layers"] == 2
+    assert encoder.eval()(torch.zeros(2, 12, 3)).shape == (2, 128)
+
+
+def test_tempcnn_of_one_filter_by_hand():
+    """Kernel (1, 2, 3) over 1, -1, 2 with zeros outside; relu; dense 1 1 1; projection 2 z + 1."""
+    encoder = TempCNN(1, 3, 1, **{**TempCNN.OPTIONS, "layers": 1, "width": 1, "dense": 1,
+                                  "kernel": 3}).eval()
+    with torch.no_grad():
+        encoder.convolutions[0].weight.copy_(tensor([[[1.0, 2.0, 3.0]]]))
+        encoder.convolutions[0].bias.zero_()
+        encoder.dense[1].weight.fill_(1.0)
+        encoder.dense[1].bias.zero_()
+        encoder.projection[1].weight.fill_(2.0)
+        encoder.projection[1].bias.fill_(1.0)
+    # 0 + 2 - 3 = -1 -> 0; 1 - 2 + 6 = 5; -1 + 4 + 0 = 3
+    got = encoder(tensor([[[1.0], [-1.0], [2.0]]])).item()
+    assert got == pytest.approx(2 * (5 + 3) + 1, rel=1e-4)  # batch normalisation has an epsilon
+
+
+# ---- the others
+
+
 def test_sinusoids_are_vaswanis():
     got = sinusoids(3, 4)
-    torch.testing.assert_close(got[2], torch.tensor([sin(2), cos(2), sin(0.02), cos(0.02)]))
+    torch.testing.assert_close(got[2], tensor([sin(2), cos(2), sin(0.02), cos(0.02)]))
     assert got[0].tolist() == [0, 1, 0, 1]
 
 
 def test_tape_scales_the_frequencies_by_width_over_steps():
     got = tape(8, 4)  # scale 1/2
-    torch.testing.assert_close(got[3], torch.tensor([sin(1.5), cos(1.5), sin(0.015), cos(0.015)]))
+    torch.testing.assert_close(got[3], tensor([sin(1.5), cos(1.5), sin(0.015), cos(0.015)]))
 
 
 def test_erpe_adds_a_scalar_of_head_and_lag_after_the_softmax():
@@ -104,11 +126,11 @@ def test_erpe_adds_a_scalar_of_head_and_lag_after_the_softmax():
     with torch.no_grad():
         attention.query.weight.zero_()  # even scores: each step weighs 1/3
         attention.value.weight.copy_(torch.eye(2))
-        attention.bias[:, 0] = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0])  # one step back
+        attention.bias[:, 0] = tensor([0.0, 0.0, 0.0, 1.0, 0.0])  # one step back
     attention.norm = torch.nn.Identity()
-    x = torch.tensor([[[3.0, 0.0], [0.0, 3.0], [6.0, 0.0]]])
+    x = tensor([[[3.0, 0.0], [0.0, 3.0], [6.0, 0.0]]])
     got = attention(x)[0]
-    mean = torch.tensor([3.0, 1.0])
+    mean = tensor([3.0, 1.0])
     torch.testing.assert_close(got, torch.stack([mean, mean + x[0, 0], mean + x[0, 1]]))
 
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
+import models
 from pipeline import cli
 from pipeline import train as command_line
 from pipeline.data.checkpoints import load_checkpoint
 from pipeline.data.points import read_samples, write_samples
-from pipeline.learn.augment import Augmentation, thin
-from pipeline.learn.evaluate import Contest, fit_network
-from pipeline.learn.fit import Settings, _batches, _windows, arrays, predict
+from pipeline.learn.augment import Augmentation, Layout, thin
+from pipeline.learn.fit import Settings, _batches, _rates, _windows, arrays, fit, predict_from
 from pipeline.learn.metrics import decide, fit_temperature, half_width, r2, scores
 from pipeline.learn.outcomes import Evaluation, Outcome
 from pipeline.learn.splits import folds, hold_out, inner_split, joined_groups
@@ -153,7 +153,8 @@ def s1_input(n=64, seed=0):
 
 def test_thinning_keeps_so_many_valid_steps_and_makes_true_gaps():
     _, x = s1_input()
-    got = thin(x, 3, torch.full((64,), 4), torch.Generator().manual_seed(0))
+    got = thin(x, x[..., 3] > 0, Layout.of(CARD), torch.full((64,), 4),
+               torch.Generator().manual_seed(0))
     kept = got[..., 3] > 0
     assert (kept.sum(1) == 4).all()
     assert (x[..., 3][kept] == 1).all()
@@ -164,13 +165,45 @@ def test_thinning_keeps_so_many_valid_steps_and_makes_true_gaps():
 
 def test_thinning_to_more_steps_than_there_are_changes_nothing():
     _, x = s1_input()
-    assert torch.equal(thin(x, 3, torch.full((64,), 12), torch.Generator()), x)
+    got = thin(x, x[..., 3] > 0, Layout.of(CARD), torch.full((64,), 12), torch.Generator())
+    assert torch.equal(got, x)
+
+
+def test_without_a_channel_for_it_a_gap_is_a_gap_all_the_same():
+    raw, x = s1_input()
+    paper = replace(CARD, context=())
+    bare = torch.from_numpy(model_input(raw, np.isfinite(raw[..., 0]), np.arange(12),
+                                        ("vv", "vh"), paper))
+    assert bare.shape == (64, 12, 3)
+    got = Augmentation.of("s1", paper, drop=1.0, jitter=True)(
+        bare, x[..., 3] > 0, torch.Generator().manual_seed(0))
+    assert (got[x[..., 3] == 0] == 0).all()
+    assert ((got == 0).all(-1).sum(1) > (bare == 0).all(-1).sum(1)).any()
+
+
+def test_place_is_withheld_as_a_whole_and_blurred_once_a_row():
+    raw, _ = s1_input()
+    card = replace(CARD, static=("elevation", "slope"), static_mean=(0.0, 0.0),
+                   static_std=(1.0, 1.0))
+    place = np.ones((64, 2), np.float32)
+    place[:8] = np.nan
+    x = torch.from_numpy(model_input(raw, np.isfinite(raw[..., 0]), np.arange(12), ("vv", "vh"),
+                                     card, place))
+    got = Augmentation.of("s1", card, drop=0.0, jitter=False, hide=0.5, blur=0.3)(
+        x, x[..., 3] > 0, torch.Generator().manual_seed(0))
+    assert torch.equal(got[..., :6], x[..., :6])
+    assert torch.equal(got, got[:, :1].expand_as(got).where(torch.arange(9) > 5, got))
+    known = got[:, 0, 8] > 0
+    assert not known[:8].any()
+    assert (got[~known][..., 6:] == 0).all()  # unknown stays unknown, whatever the noise
+    assert 10 < known[8:].sum() < 46
+    assert (got[known][:, 0, 6:8] - 1).std() == pytest.approx(0.3, rel=0.3)
 
 
 def test_a_level_shift_is_what_shifted_decibels_would_have_become():
     raw, x = s1_input(8)
     augment = Augmentation.of("s1", CARD, drop=0.0, jitter=True)
-    got = augment(x, torch.Generator().manual_seed(3))
+    got = augment(x, x[..., 3] > 0, torch.Generator().manual_seed(3))
     u = 2 * torch.rand((8, 1, 1), generator=torch.Generator().manual_seed(3)) - 1
     moved = (raw + 1.5 * u.numpy()).astype(np.float32)
     want = model_input(moved, np.isfinite(raw[..., 0]), np.arange(12), ("vv", "vh"), CARD)
@@ -186,7 +219,8 @@ def test_a_gain_is_what_brighter_reflectance_would_have_become():
     raw[:, 3] = np.nan
     valid, bands = np.isfinite(raw[..., 0]), SENSORS["l8"].band_names
     x = torch.from_numpy(model_input(raw, valid, np.arange(12), bands, card))
-    got = Augmentation.of("l8", card, drop=0.0, jitter=True)(x, torch.Generator().manual_seed(3))
+    got = Augmentation.of("l8", card, drop=0.0, jitter=True)(
+        x, torch.from_numpy(valid), torch.Generator().manual_seed(3))
     u = 2 * torch.rand((8, 1, 1), generator=torch.Generator().manual_seed(3)) - 1
     moved = (raw * (1 + 0.05 * u.numpy())).astype(np.float32)
     np.testing.assert_allclose(got.numpy(), model_input(moved, valid, np.arange(12), bands, card),
@@ -196,8 +230,9 @@ def test_a_gain_is_what_brighter_reflectance_would_have_become():
 def test_augmentation_may_be_off():
     _, x = s1_input()
     off = Augmentation.of("s1", CARD, drop=0.0, jitter=False)
-    assert torch.equal(off(x, torch.Generator()), x)
-    lossy = Augmentation.of("s1", CARD, drop=1.0, jitter=False)(x, torch.Generator())
+    seen = x[..., 3] > 0
+    assert torch.equal(off(x, seen, torch.Generator()), x)
+    lossy = Augmentation.of("s1", CARD, drop=1.0, jitter=False)(x, seen, torch.Generator())
     steps = lossy[..., 3].sum(1)
     assert (steps >= 1).all()
     assert steps.mean() < x[..., 3].sum(1).mean() - 2
@@ -271,35 +306,89 @@ def test_no_batch_is_of_a_single_row(rows, size):
 # ---- training
 
 
-def contest(table, **settings):
-    options = {"sensors": {k: len(CROPLAND.features[k]) + 3 for k in table.sensors}, "steps": 12,
-               "outputs": 2, "width": 8, "dense": 8, "features": 8}
-    return Contest(("mdico",), "tempcnn", options, Settings(batch=32, lr=0.01, **settings), False)
+def train(table, data, rows, validate, seed, **settings):
+    """A tiny MDiCo, trained on ``rows``."""
+    torch.manual_seed(seed)
+    module = models.build("mdico", "tempcnn", {
+        "sensors": {k: x.shape[2] for k, x in data.inputs.items()}, "steps": 12, "outputs": 2,
+        "width": 8, "dense": 8, "features": 8})
+    settings = {"batch": 32, "lr": 0.01, **settings}
+    return fit(module, data, table.sample, rows, validate, Settings(**settings), seed)
 
 
 def test_training_is_deterministic_and_learns(tmp_path):
     table = table_of(simulate(tmp_path))
     everything = np.ones(len(table.sample), bool)
     data = tensors(table, everything)
-    made = [fit_network("mdico", contest(table, epochs=8), data, table, everything, None, 3)
-            for _ in range(2)]
+    made = [train(table, data, everything, None, 3, epochs=8) for _ in range(2)]
     first, second = (arrays(f.module) for f in made)
     assert all(np.array_equal(first[k], second[k]) for k in first)
     for sensor in table.sensors:
-        raw = predict(made[0].module, sensor, data.inputs[sensor]).numpy()
+        raw = predict_from(made[0].module, sensor, data.inputs[sensor]).numpy()
         assert (raw.argmax(1) == table.target).mean() > 0.9
+    assert len(made[0].history["total"]) == 8
+    assert made[0].history["total"][-1] < made[0].history["total"][0]
 
 
 def test_stopping_ends_with_the_best_epochs_weights(tmp_path):
     table = table_of(simulate(tmp_path))
     validate = table.groups % 4 == 0
     data = tensors(table, ~validate)
-    one = contest(table, epochs=12, patience=3, drop=0.0, jitter=False)
-    stopped = fit_network("mdico", one, data, table, ~validate, validate, 0)
-    again = fit_network("mdico", contest(table, epochs=stopped.epochs, drop=0.0, jitter=False),
-                        data, table, ~validate, None, 0)
+    plain = {"drop": 0.0, "jitter": False}
+    stopped = train(table, data, ~validate, validate, 0, epochs=12, patience=3, **plain)
+    again = train(table, data, ~validate, None, 0, epochs=stopped.epochs, **plain)
     for key, value in arrays(stopped.module).items():
         np.testing.assert_array_equal(value, arrays(again.module)[key])
+    assert stopped.loss == min(stopped.history["validation"])
+
+
+def test_without_patience_the_last_weights_are_kept(tmp_path):
+    table = table_of(simulate(tmp_path))
+    validate = table.groups % 4 == 0
+    data = tensors(table, ~validate)
+    plain = {"drop": 0.0, "jitter": False, "epochs": 4, "patience": 0}
+    watched = train(table, data, ~validate, validate, 0, **plain)
+    blind = train(table, data, ~validate, None, 0, **plain)
+    assert len(watched.history["validation"]) == 4
+    for key, value in arrays(watched.module).items():
+        np.testing.assert_array_equal(value, arrays(blind.module)[key])
+
+
+def test_averaged_weights_are_the_moving_mean_of_the_steps(tmp_path):
+    table = table_of(simulate(tmp_path))
+    everything = np.ones(len(table.sample), bool)
+    data = tensors(table, everything)
+    steps = 3  # of 120 rows in batches of 40
+    plain = {"drop": 0.0, "jitter": False, "epochs": 1, "batch": 40}
+    mean = train(table, data, everything, None, 0, ema=0.9, **plain)
+    last = train(table, data, everything, None, 0, **plain)
+    a, b = arrays(mean.module), arrays(last.module)
+    name = next(k for k in a if k.endswith("weight"))
+    assert steps * 40 == len(table.sample)
+    assert not np.array_equal(a[name], b[name])
+    assert np.abs(a[name] - b[name]).max() < 0.1
+
+
+def test_the_cycle_rises_and_falls_to_nothing():
+    rate = _rates("cycle", 100)
+    assert rate(0) == pytest.approx(0.1)
+    assert rate(9) == pytest.approx(1)
+    assert rate(55) == pytest.approx(0.5)
+    assert rate(100) == pytest.approx(0)
+
+
+def test_soft_targets_are_drawn_as_often_as_they_are_likely(tmp_path):
+    table = table_of(simulate(tmp_path))
+    everything = np.ones(len(table.sample), bool)
+    data = tensors(table, everything)
+    torch.manual_seed(0)
+    module = models.build("individual", "mlp", {
+        "sensors": {"s1": 6, "s2": data.inputs["s2"].shape[2]}, "steps": 12, "outputs": 2})
+    wrong = torch.eye(2)[1 - torch.from_numpy(table.target)]  # certain, and the other class
+    fit(module, data, table.sample, everything, None,
+        Settings(epochs=6, batch=32, lr=0.01, drop=0.0, jitter=False), 0, wrong)
+    raw = predict_from(module, "s2", data.inputs["s2"]).numpy()
+    assert (raw.argmax(1) == 1 - table.target).mean() > 0.9
 
 
 def test_rows_that_share_no_sensor_are_no_batch(tmp_path):
@@ -307,9 +396,7 @@ def test_rows_that_share_no_sensor_are_no_batch(tmp_path):
     s2 = read_samples(simulate(tmp_path / "b", 21, sensors=("s2",), name="b"), CROPLAND)
     table = stack([s1, s2], CROPLAND, ("s1", "s2"))
     everything = np.ones(41, bool)
-    small = contest(table, epochs=2)
-    small = replace(small, settings=replace(small.settings, batch=2))
-    fitted = fit_network("mdico", small, tensors(table, everything), table, everything, None, 0)
+    fitted = train(table, tensors(table, everything), everything, None, 0, epochs=2, batch=2)
     assert all(np.isfinite(a).all() for a in arrays(fitted.module).values())
 
 
@@ -344,7 +431,7 @@ def test_train_writes_an_evaluated_checkpoint(tmp_path, capsys):
     assert captured.err == ""
     report = json.loads(captured.out)
     assert set(report["scores"]) == {"mdico", "individual", "mdico, inner split", "extra-trees",
-                                     "extra-trees, season only"}
+                                     "no-satellite"}
     card, weights = load_checkpoint(out)
     assert set(card.sensors) == {"s1", "s2", "l8"}
     assert card.sensors["s1"].accepts == ("sigma0", "gamma0-rtc")
@@ -356,7 +443,7 @@ def test_train_writes_an_evaluated_checkpoint(tmp_path, capsys):
         assert s.coverage_score[-1] == pytest.approx(s.score, abs=1e-4)
         assert s.coverage_score[0] < s.coverage_score[-1]
         assert s.coverage_half_width == ()
-    assert set(card.baselines) == {"Individual", "extra-trees", "extra-trees, season only"}
+    assert set(card.baselines) == {"Individual", "extra-trees", "extra-trees, no satellite"}
     assert card.data[0]["name"] == "made_up"
     assert card.options["kernel"] == 5  # a card does not lean on the code's defaults
     assert "2 folds by whole groups" in card.protocol
@@ -368,7 +455,8 @@ def test_train_a_regression_in_one_random_fold(tmp_path, capsys):
     simulate(tmp_path / "set", task=LFMC)
     out = tmp_path / "lfmc"
     assert run("--task", "lfmc", "--samples", tmp_path / "set", "--out", out, "--fast",
-               "--protocol", "random", "--no-jitter", *TINY, "--epochs", 30, "--folds", 1) == 0
+               "--protocol", "random", "--row", "mdico+gaps+season", *TINY, "--epochs", 30,
+               "--folds", 1) == 0
     captured = capsys.readouterr()
     assert "R2" in captured.out
     assert "fold 1" in captured.err
@@ -437,7 +525,10 @@ def test_sets_of_restricted_licence_are_named_on_the_card(tmp_path):
     (["--sensors", "l8"], "none of the sensors"),
     (["--folds", "0"], "--folds is too small"),
     (["--folds", "40"], "24 groups"),
-    (["--drop", "1.5"], "--drop is out of range"),
+    (["--row", "mdico+magic"], "unknown switch"),
+    (["--row", "nothing"], "unknown method"),
+    (["--row", "mmgf"], "predicts from one sensor"),
+    (["--encoder", "nothing"], "unknown encoder"),
     (["--protocol", "sites"], "unknown protocol"),
     (["--hold-out", "nothing"], "no such sample set to hold out"),
     (["--hold-out", "made_up"], "every sample set is held out"),
@@ -519,4 +610,4 @@ def test_real_points_are_told_apart_better_than_by_their_season(tmp_path, capsys
                "--out", tmp_path / "x", "--folds", 1, "--json", "--quiet", *TINY) == 0
     got = json.loads(capsys.readouterr().out)["scores"]
     assert got["mdico"]["s2"]["mean"] > 0.75
-    assert got["mdico"]["s2"]["mean"] > got["extra-trees, season only"]["s2"]["mean"] + 0.1
+    assert got["mdico"]["s2"]["mean"] > got["no-satellite"]["s2"]["mean"] + 0.1

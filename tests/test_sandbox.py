@@ -28,7 +28,8 @@ from pipeline.sandbox.spectra import surface
 from pipeline.spec.errors import BadRequest
 
 TINY = SandboxParams.tiny()
-SENSOR = {"sentinel-1-rtc": "s1", "sentinel-2-l2a": "s2", "landsat-c2-l2": "l8"}
+IMAGES = {"sentinel-1-rtc": "s1", "sentinel-2-l2a": "s2", "landsat-c2-l2": "l8"}
+SENSOR = IMAGES | {"cop-dem-glo-30": "dem", "esa-worldcover": "landcover"}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def test_pystac_walks_the_catalogue_and_finds_every_asset(tiny: Path) -> None:
     catalog = pystac.Catalog.from_file(tiny / "catalog.json")
     found = list(catalog.get_items(recursive=True))
     expected = sum(len(products(TINY, s, z)) for s in ("s1", "s2", "l8") for z in zones(TINY))
-    assert len(found) == len({i.id for i in found}) == expected
+    # elevation and land cover (two years of it) in the tiles on either side of 6 degrees east
+    assert len(found) == len({i.id for i in found}) == expected + 2 + 4
     for item in found:
         for asset in item.assets.values():
             assert Path(asset.get_absolute_href()).is_file()
@@ -65,7 +67,7 @@ def test_pystac_walks_the_catalogue_and_finds_every_asset(tiny: Path) -> None:
 def test_items_are_read_by_the_sandbox_rows_and_landsat_7_by_none(tiny: Path) -> None:
     for item in pystac.Catalog.from_file(tiny / "catalog.json").get_items(recursive=True):
         source = source_of(item, SENSOR[item.collection_id])
-        if item.properties["platform"] == "landsat-7":
+        if item.properties.get("platform") == "landsat-7":
             assert source is None
         else:
             assert source is not None
@@ -107,7 +109,7 @@ def test_landsat_edges_are_odd_multiples_of_15_m(items: list[dict[str, Any]]) ->
 
 
 def test_shape_is_that_of_recorded_items(shared: Path, items: list[dict[str, Any]]) -> None:
-    recorded: dict[str, list[dict[str, Any]]] = {c: [] for c in SENSOR}
+    recorded: dict[str, list[dict[str, Any]]] = {c: [] for c in IMAGES}
     for path in (shared / "stac_recorded" / "planetary_computer").glob("*.json"):
         if path.stem.endswith("_raster_ext"):
             continue  # not what the API gives: another tool added fields to it
@@ -115,7 +117,7 @@ def test_shape_is_that_of_recorded_items(shared: Path, items: list[dict[str, Any
         for feature in raw.get("features", [raw]):
             if feature.get("collection") in recorded:
                 recorded[feature["collection"]].append(feature)
-    for item in items:
+    for item in (i for i in items if i["collection"] in IMAGES):
         real = recorded[item["collection"]]
         assert set(item) - {"folder"} in [set(r) for r in real]
         properties = dict(item["properties"])

@@ -9,18 +9,21 @@ from torch import Tensor, nn
 
 
 class TempCNN(nn.Module):
-    """Two temporal convolutions, one dense layer, one linear projection.
+    """Temporal convolutions, one dense layer, one linear projection.
 
-    Two convolutions of 128 filters and a linear projection with 20 % dropout are MDiCo's setting
-    (arXiv:2510.19579, section 4.3 and A.1); kernel 5, batch normalisation, dropout and the dense
-    layer are Pelletier's. The paper does not place the projection's dropout: here it acts on
-    the projection's input, so that the features themselves are never partly zero.
+    Two convolutions of 128 filters with kernel 5 and a linear projection are those of
+    arXiv:2510.19579 (section 4.3 and A.1); batch normalisation and a dense layer of four times the
+    filters are Pelletier's and of the authors' published code, from whose settings dropout is, too
+    (Pelletier: 0.5). Table A1, however, counts three convolutions (``layers``: 3), as far as it
+    can be met at all. The paper does not place the projection's 20 % dropout: here it acts on the
+    projection's input, so that the features themselves are never partly zero.
 
     Args:
         channels: C of the input.
         steps: T of the input (at least 1).
         features: D of the output.
         width: filters of each convolution.
+        layers: convolutions.
         dense: units of the dense layer.
         kernel: of the convolutions, odd.
         dropout: after each convolution and the dense layer.
@@ -28,18 +31,20 @@ class TempCNN(nn.Module):
     """
 
     OPTIONS: ClassVar[Mapping[str, int | float]] = {
-        "width": 128, "dense": 512, "kernel": 5, "dropout": 0.3, "projection_dropout": 0.2,
+        "width": 128, "layers": 2, "dense": 512, "kernel": 5, "dropout": 0.2,
+        "projection_dropout": 0.2,
     }
 
     def __init__(
-        self, channels: int, steps: int, features: int, *, width: int, dense: int, kernel: int,
-        dropout: float, projection_dropout: float,
+        self, channels: int, steps: int, features: int, *, width: int, layers: int, dense: int,
+        kernel: int, dropout: float, projection_dropout: float,
     ) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            *_convolution(channels, width, kernel, dropout),
-            *_convolution(width, width, kernel, dropout),
-        )
+        sizes = [channels] + [width] * layers
+        self.convolutions = nn.Sequential(*(
+            part for k in range(layers)
+            for part in _convolution(sizes[k], width, kernel, dropout)
+        ))
         self.dense = nn.Sequential(
             nn.Flatten(),  # (N, width, T) -> (N, width * T)
             nn.Linear(width * steps, dense), nn.BatchNorm1d(dense), nn.ReLU(), nn.Dropout(dropout),

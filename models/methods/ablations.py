@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from models.losses import TEMPERATURE
-from models.mdico import EncoderFactory, Features, MDiCo
+from models.mdico import Features, MDiCo
+from models.methods.base import EncoderFactory
+
+# what can be switched off or over; a row of Tables 6 and 7 each
+SWITCHES = (
+    "without_contrastive", "without_modality", "without_auxiliary", "without_unused",
+    "shared_encoders", "unpaired", "uncertainty", "only_shared", "only_specific",
+)
 
 
 class Ablation(MDiCo):
@@ -22,6 +29,7 @@ class Ablation(MDiCo):
         outputs: see ``MDiCo``.
         features: see ``MDiCo``.
         temperature: see ``MDiCo``.
+        memory: see ``MDiCo``.
         without_contrastive: no L_cont.
         without_modality: no L_mod; the unused features then enter no loss.
         without_auxiliary: no L_aux.
@@ -31,30 +39,30 @@ class Ablation(MDiCo):
             it unpairs; everything else sees the sensors apart anyway.
         uncertainty: adaptive weights of the losses (Kendall, Gal, Cipolla 2018, arXiv:1705.07115):
             exp(-s) L + s / 2 with a learned s = log variance from 0, its form for classification,
-            for every loss.
+            for every loss. The published code has exp(-s) L + s from s = 1, which none of its
+            settings uses.
         only_shared: predict from shared features. The paper does not say with which head; here the
             auxiliary one, which is trained on either kind alone, so that training is MDiCo's own.
+            The published code writes out the same head's predictions.
         only_specific: predict from specific features, likewise.
 
     Raises:
         ValueError: switches that exclude each other.
     """
 
-    OPTIONS: ClassVar[Mapping[str, bool]] = dict.fromkeys((
-        "without_contrastive", "without_modality", "without_auxiliary", "without_unused",
-        "shared_encoders", "unpaired", "uncertainty", "only_shared", "only_specific",
-    ), False)
+    OPTIONS: ClassVar[Mapping[str, bool]] = dict.fromkeys(SWITCHES, False)
 
     def __init__(
         self, make_encoder: EncoderFactory, sensors: Mapping[str, int], outputs: int,
-        features: int, temperature: float = TEMPERATURE, *, without_contrastive: bool = False,
-        without_modality: bool = False, without_auxiliary: bool = False,
-        without_unused: bool = False, shared_encoders: bool = False, unpaired: bool = False,
-        uncertainty: bool = False, only_shared: bool = False, only_specific: bool = False,
+        features: int, temperature: float = TEMPERATURE, memory: int = 0, *,
+        without_contrastive: bool = False, without_modality: bool = False,
+        without_auxiliary: bool = False, without_unused: bool = False,
+        shared_encoders: bool = False, unpaired: bool = False, uncertainty: bool = False,
+        only_shared: bool = False, only_specific: bool = False,
     ) -> None:
         if only_shared + only_specific + without_auxiliary > 1:
             raise ValueError("only_shared, only_specific and without_auxiliary exclude each other")
-        super().__init__(make_encoder, sensors, outputs, features, temperature)
+        super().__init__(make_encoder, sensors, outputs, features, temperature, memory)
         self.shared_encoders, self.without_unused = shared_encoders, without_unused
         self.unpaired, self.only_shared, self.only_specific = unpaired, only_shared, only_specific
         self.off = {name for name, switch in (("contrastive", without_contrastive),
@@ -62,7 +70,7 @@ class Ablation(MDiCo):
                                               ("auxiliary", without_auxiliary)) if switch}
         if shared_encoders or without_unused:
             kinds = shared_encoders + 2 - without_unused  # that the unique encoder has to make
-            self.unique = nn.ModuleDict({s: make_encoder(c, kinds * features)
+            self.unique = nn.ModuleDict({s: make_encoder(c, kinds * features, s)
                                          for s, c in sensors.items()})
         if shared_encoders:
             self.common = nn.ModuleDict()
@@ -85,12 +93,16 @@ class Ablation(MDiCo):
             unique = torch.cat([self.common[sensor](x), unique], dim=1)
         return Features(unique[:, :d], unique[:, d : 2 * d], unique[:, 2 * d :])
 
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K)."""
+    def embed(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, 2d), or the (N, d) features that alone are predicted from."""
         if not (self.only_shared or self.only_specific):
-            return super().predict(sensor, x)
+            return super().embed(sensor, x)
         z = self.encode(sensor, x)
-        return self.auxiliary(z.shared if self.only_shared else z.specific)
+        return z.shared if self.only_shared else z.specific
+
+    def head_of(self, sensor: str) -> nn.Module:
+        """The sensor's head, or the auxiliary one where one kind of features alone predicts."""
+        return self.auxiliary if self.only_shared or self.only_specific else self.head[sensor]
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,
@@ -107,9 +119,13 @@ class Ablation(MDiCo):
                      for s, v in ((self.log_variance[k], v) for k, v in parts.items())]
         return {**parts, "total": torch.stack(terms).sum()}
 
-    def _pairs(self, shared: Mapping[int, Tensor], present: Tensor) -> list[tuple[Tensor, Tensor]]:
-        pairs = super()._pairs(shared, present)
-        return [(a, b[torch.randperm(len(b))]) for a, b in pairs] if self.unpaired else pairs
+    def _paired(
+        self, shared: Mapping[int, Tensor], present: Tensor
+    ) -> list[tuple[int, int, Tensor, Tensor]]:
+        pairs = super()._paired(shared, present)
+        if not self.unpaired:
+            return pairs
+        return [(a, b, i, j[torch.randperm(len(j)).to(j.device)]) for a, b, i, j in pairs]
 
 
 class _Blind(nn.Module):
@@ -128,6 +144,5 @@ def _variant(switch: str) -> type[Ablation]:
     return type(f"Ablation_{switch}", (Ablation,), {"OPTIONS": options})
 
 
-# a row of Tables 6 and 7 each: the name of a method instead of an option, so that all run in one
-# contest under the same options
-VARIANTS = {f"mdico-{switch.replace('_', '-')}": _variant(switch) for switch in Ablation.OPTIONS}
+# names of methods, not options of one: so all run in one contest under the same options
+VARIANTS = {f"mdico-{switch.replace('_', '-')}": _variant(switch) for switch in SWITCHES}

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from models.mdico import EncoderFactory
+
+class EncoderFactory(Protocol):
+    """What makes a method's encoders."""
+
+    def __call__(self, channels: int, features: int, sensor: str | None = None) -> nn.Module:
+        """Encoder of (N, T, channels) -> (N, features).
+
+        Args:
+            channels: C of its input.
+            features: D of its output.
+            sensor: whose steps and kind of encoder; None for one that all sensors share.
+
+        Raises:
+            ValueError: ``sensor`` is None and the sensors differ in steps or encoder.
+        """
 
 
 class Method(nn.Module):
-    """One encoder a sensor. A method adds its heads, ``predict`` and ``losses``.
+    """One encoder a sensor. A method adds its heads and ``losses``.
 
     The interface: ``predict(sensor, x)`` gives (N, K) logits or (N, 1) standardised values from
-    one sensor alone; ``losses(inputs, present, target, class_weights)`` gives scalars by name,
-    ``total`` among them, and raises ValueError where no sensor has two samples.
+    one sensor alone, ``embed(sensor, x)`` the (N, D) features that its head works on
+    (``SingleSensor`` has both); ``losses(inputs, present, target, class_weights)`` gives scalars by
+    name, ``total`` among them, and raises ValueError where no sensor has two samples.
+
+    Targets are as ``models.losses.prediction_loss`` takes them: (N,) class indices, (N,) values, or
+    (N, K) zeros and ones of labels that do not exclude each other.
 
     Attributes:
         OPTIONS: options of the method itself and their defaults.
@@ -30,7 +48,7 @@ class Method(nn.Module):
         features: size of the features.
     """
 
-    OPTIONS: ClassVar[Mapping[str, int | float]] = {}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {}
     SINGLE_SENSOR: ClassVar[bool] = True
     REGRESSION: ClassVar[bool] = True
 
@@ -39,12 +57,35 @@ class Method(nn.Module):
     ) -> None:
         super().__init__()
         self.sensors = tuple(sensors)
-        self.encoder = nn.ModuleDict({s: make_encoder(c, features) for s, c in sensors.items()})
+        self.encoder = nn.ModuleDict({s: make_encoder(c, features, s) for s, c in sensors.items()})
 
     def features(self, inputs: Mapping[str, Tensor], present: Tensor) -> dict[int, Tensor]:
         """Features (N_m, D) of the samples that have sensor m, for each usable sensor."""
         return {m: self.encoder[self.sensors[m]](inputs[self.sensors[m]][present[:, m]])
                 for m in usable(present)}
+
+
+class SingleSensor(Method):
+    """A method whose head, one for all sensors or one for each, works on ``embed``."""
+
+    head: nn.Module
+
+    def embed(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, D): the features that the head works on."""
+        return self.encoder[sensor](x)
+
+    def predict(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, K) logits or (N, 1) standardised values; only this branch is run."""
+        return self.predict_and_embed(sensor, x)[0]
+
+    def predict_and_embed(self, sensor: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``predict`` and ``embed`` in one pass through the encoder."""
+        z = self.embed(sensor, x)
+        return self.head_of(sensor)(z), z
+
+    def head_of(self, sensor: str) -> nn.Module:
+        """The sensor's own head, or the one of all."""
+        return self.head[sensor] if isinstance(self.head, nn.ModuleDict) else self.head
 
 
 def usable(present: Tensor) -> list[int]:

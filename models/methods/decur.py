@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
-from models.methods.base import Method, mean, pairs_of, summed
+from models.methods.base import EncoderFactory, SingleSensor, mean, pairs_of, summed
 
 
-class DeCUR(Method):
+class DeCUR(SingleSensor):
     """Encoder, head and projector a sensor; Barlow Twins losses within and across sensors.
 
     Departures besides the joint loss: the projector has three layers of twice the features, not of
@@ -51,10 +50,6 @@ class DeCUR(Method):
         self.projector = nn.ModuleDict({s: _projector(features) for s in sensors})
         self.head = nn.ModuleDict({s: nn.Linear(features, outputs) for s in sensors})
 
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K)."""
-        return self.head[sensor](self.encoder[sensor](x))
-
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,
         class_weights: Tensor | None = None,
@@ -64,7 +59,7 @@ class DeCUR(Method):
         features = self.features(inputs, present)
         for m, z in features.items():
             sensor, has = self.sensors[m], present[:, m]
-            main.append(prediction_loss(target[has], self.head[sensor](z), class_weights))
+            main.append(prediction_loss(target[has], self.head_of(sensor)(z), class_weights))
             x = inputs[sensor][has]
             projected[m] = self.projector[sensor](z)
             again = self.encoder[sensor](x + self.noise * torch.randn_like(x))

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
-from models.methods.base import Method, summed
+from models.methods.base import EncoderFactory, SingleSensor, summed
 
 
-class DisCoMKD(Method):
+class DisCoMKD(SingleSensor):
     """Per sensor invariant, informative and irrelevant features, and a head on the first two.
 
     Five losses, summed: L_CL (heads), L_ADV (an adversary may not tell the sensor from invariant
@@ -44,7 +43,7 @@ class DisCoMKD(Method):
     ) -> None:
         super().__init__(make_encoder, sensors, features)  # the invariant branch
         self.reversal = reversal
-        self.specific = nn.ModuleDict({s: make_encoder(c, 2 * features)
+        self.specific = nn.ModuleDict({s: make_encoder(c, 2 * features, s)
                                        for s, c in sensors.items()})
         self.project = nn.ModuleDict({
             s: nn.Sequential(nn.Linear(features, features), nn.BatchNorm1d(features), nn.ReLU())
@@ -56,11 +55,11 @@ class DisCoMKD(Method):
         self.which_informative = nn.Linear(features, len(sensors))
         self.which_irrelevant = nn.Linear(features, len(sensors))
 
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K)."""
+    def embed(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, 2d): invariant and informative features."""
         invariant = self.project[sensor](self.encoder[sensor](x))
         informative, _ = self.specific[sensor](x).chunk(2, dim=1)
-        return self.head[sensor](torch.cat([invariant, informative], dim=1))
+        return torch.cat([invariant, informative], dim=1)
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,
@@ -73,11 +72,11 @@ class DisCoMKD(Method):
             invariant = self.project[sensor](z)
             unique = self.specific[sensor](inputs[sensor][has])
             informative = unique.chunk(2, dim=1)[0]
-            outputs.append(self.head[sensor](torch.cat([invariant, informative], dim=1)))
+            outputs.append(self.head_of(sensor)(torch.cat([invariant, informative], dim=1)))
             invariants.append(invariant)
             uniques.append(unique)
             targets.append(target[has])
-            labels.append(torch.full_like(targets[-1], m, dtype=torch.long))
+            labels.append(torch.full((len(z),), m, device=z.device))
         invariant, unique = torch.cat(invariants), torch.cat(uniques)
         informative, irrelevant = unique.chunk(2, dim=1)
         y, label = torch.cat(targets), torch.cat(labels)

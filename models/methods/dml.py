@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
-from models.methods.base import Method, pairs_of, summed
+from models.methods.base import EncoderFactory, SingleSensor, pairs_of, summed
 
 
-class DML(Method):
+class DML(SingleSensor):
     """A network a sensor; each also learns the class probabilities of the others.
 
     The paper's networks see the same image; here, as in arXiv:2510.19579, each sees its own sensor
     of the same sample. Its networks are updated in turn; here all at once with the others'
-    probabilities held constant, which is the same gradient at the same weights.
+    probabilities held constant, which is the same gradient at the same weights. Where labels do not
+    exclude each other, each label has its own divergence.
     """
 
     REGRESSION: ClassVar[bool] = False
@@ -32,21 +32,19 @@ class DML(Method):
         super().__init__(make_encoder, sensors, features)
         self.head = nn.ModuleDict({s: nn.Linear(features, outputs) for s in sensors})
 
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K) logits."""
-        return self.head[sensor](self.encoder[sensor](x))
-
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,
         class_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Equations 3 to 8: sum over the networks of cross-entropy plus mutual divergence."""
-        output = {m: self.head[self.sensors[m]](z)
+        output = {m: self.head_of(self.sensors[m])(z)
                   for m, z in self.features(inputs, present).items()}
         main = [prediction_loss(target[present[:, m]], o, class_weights)
                 for m, o in output.items()]
         parts = {"main": torch.stack(main).sum()}
-        terms = [mutual(output[a][i], output[b][j]) for a, b, i, j in pairs_of(output, present)]
+        divergence = mutual_labels if target.ndim == 2 else mutual
+        terms = [divergence(output[a][i], output[b][j])
+                 for a, b, i, j in pairs_of(output, present)]
         if terms:  # equation 8: each network takes the mean over its K - 1 peers
             parts["mutual"] = torch.stack(terms).sum() / (len(output) - 1)
         return summed(parts)
@@ -62,3 +60,13 @@ def mutual(first: Tensor, second: Tensor) -> Tensor:
     a, b = first.log_softmax(1), second.log_softmax(1)
     return (F.kl_div(a, b.detach(), reduction="batchmean", log_target=True)
             + F.kl_div(b, a.detach(), reduction="batchmean", log_target=True))
+
+
+def mutual_labels(first: Tensor, second: Tensor) -> Tensor:
+    """``mutual`` of K labels that do not exclude each other: mean over samples and labels.
+
+    A label is a choice of two, with logits 0 and z: the mean stands beside the binary
+    cross-entropy as KL stands beside cross-entropy.
+    """
+    a, b = (torch.stack([torch.zeros_like(z), z], dim=-1).flatten(0, 1) for z in (first, second))
+    return mutual(a, b)

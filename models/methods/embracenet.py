@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
-from models.methods.base import Method, spread, summed
+from models.methods.base import EncoderFactory, SingleSensor, spread, summed
 
 
-class EmbraceNet(Method):
+class EmbraceNet(SingleSensor):
     """Docking layers, then each component of the joint vector comes from one random sensor.
 
     Section 3: d_k = relu(W_k x_k + b_k); component i is d_k[i] with k drawn from a multinomial of
@@ -46,9 +45,9 @@ class EmbraceNet(Method):
         layers = [self.docking[s](z[:, m]) for m, s in enumerate(self.sensors)]
         return F.relu(torch.stack(layers, dim=1))
 
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K)."""
-        return self.head(F.relu(self.docking[sensor](self.encoder[sensor](x))))
+    def embed(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, D): every component of the joint vector from this sensor."""
+        return F.relu(self.docking[sensor](self.encoder[sensor](x)))
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,

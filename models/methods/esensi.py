@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
-from models.methods.base import Method, head_mlp, summed
+from models.methods.base import EncoderFactory, SingleSensor, head_mlp, summed
 
 
-class ESensI(Method):
+class ESensI(SingleSensor):
     """An encoder a sensor, one head for all; a learned code added to the features names the sensor.
 
     The head has one hidden layer with batch normalisation and the code starts normally
@@ -33,9 +32,9 @@ class ESensI(Method):
         self.code = nn.ParameterDict({s: nn.Parameter(torch.randn(features)) for s in sensors})
         self.head = head_mlp(features, outputs)
 
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K)."""
-        return self.head(self.encoder[sensor](x) + self.code[sensor])
+    def embed(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, D): features with the sensor's code."""
+        return self.encoder[sensor](x) + self.code[sensor]
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
-from models.methods.base import Method, head_mlp, spread, summed
+from models.methods.base import EncoderFactory, SingleSensor, head_mlp, spread, summed
 
 
-class FCoMAverage(Method):
+class FCoMAverage(SingleSensor):
     """Features averaged over the sensors of a combination; one head, of one hidden layer.
 
     A sample enters once for each of the combinations (2^M - 1 if it has all M sensors) of the
-    sensors that it has. The authors' code drops sensors of a whole batch at once; with samples
-    that lack some, a combination here takes the samples that have all of it.
+    sensors that it has; predicting from one, the average is its own features. The authors' code
+    drops sensors of a whole batch at once; with samples that lack some, a combination here takes
+    the samples that have all of it. Their encoders end in a layer normalisation; here every method
+    has the same encoders, without.
 
     Args:
         make_encoder: (channels, features) -> encoder.
@@ -35,10 +36,6 @@ class FCoMAverage(Method):
     ) -> None:
         super().__init__(make_encoder, sensors, features)
         self.head = head_mlp(features, outputs)
-
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K): the average of one is the sensor's own features."""
-        return self.head(self.encoder[sensor](x))
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,

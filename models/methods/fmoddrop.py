@@ -12,11 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
-from models.methods.base import Method, alone, random_subset, spread, summed
+from models.methods.base import (
+    EncoderFactory,
+    SingleSensor,
+    alone,
+    random_subset,
+    spread,
+    summed,
+)
 
 
-class FModDrop(Method):
+class FModDrop(SingleSensor):
     """A fusion token gathers from one token a sensor; training sees random sets of sensors.
 
     Departures: the original has many tokens an image, a Bi-LSTM or attention that merges them, and
@@ -56,10 +62,10 @@ class FModDrop(Method):
         masked = torch.cat([torch.zeros_like(has[:, :1]), ~has], dim=1)
         return self.fusion(tokens, src_key_padding_mask=masked)[:, 0]
 
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K)."""
+    def embed(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, D): the fusion token that saw this sensor alone."""
         z, has = alone(self.encoder[sensor](x), self.sensors.index(sensor), len(self.sensors))
-        return self.head(self.fuse(z, has))
+        return self.fuse(z, has)
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,

@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from models.encoders.pixels import as_series
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
-from models.methods.base import Method, head_mlp, spread, summed
+from models.methods.base import EncoderFactory, Method, head_mlp, spread, summed
 
 
 class MMGF(Method):
@@ -22,7 +22,7 @@ class MMGF(Method):
 
     The gate is a linear layer on the features of all sensors, softmax over the sensors. A sample
     that lacks sensors is trained with the weight shared by those it has; the original has none
-    that lack any.
+    that lack any. Its encoders end in a layer normalisation, those here do not.
     """
 
     SINGLE_SENSOR: ClassVar[bool] = False
@@ -40,10 +40,14 @@ class MMGF(Method):
         score = score.masked_fill(~has.unsqueeze(2), -torch.inf)
         return (score.softmax(1) * z).sum(1)
 
+    def embed_all(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Per sensor (N, T, C) -> (N, D)."""
+        z = torch.stack([self.encoder[s](inputs[s]) for s in self.sensors], dim=1)
+        return self.fuse(z, torch.ones_like(z[..., 0], dtype=torch.bool))
+
     def predict_all(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Per sensor (N, T, C) -> (N, K)."""
-        z = torch.stack([self.encoder[s](inputs[s]) for s in self.sensors], dim=1)
-        return self.head(self.fuse(z, torch.ones_like(z[..., 0], dtype=torch.bool)))
+        return self.head(self.embed_all(inputs))
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,
@@ -56,7 +60,10 @@ class MMGF(Method):
 
 
 class InputFu(nn.Module):
-    """One encoder on the channels of all sensors; it learns from the samples that have all."""
+    """One encoder on the channels of all sensors; it learns from the samples that have all.
+
+    The sensors must have the same steps.
+    """
 
     SINGLE_SENSOR: ClassVar[bool] = False
 
@@ -65,12 +72,18 @@ class InputFu(nn.Module):
     ) -> None:
         super().__init__()
         self.sensors = tuple(sensors)
+        self.channels = dict(sensors)
         self.encoder = make_encoder(sum(sensors.values()), features)
         self.head = nn.Linear(features, outputs)
 
+    def embed_all(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Per sensor (N, T, C) -> (N, D)."""
+        return self.encoder(torch.cat([as_series(inputs[s], c) for s, c in self.channels.items()],
+                                      dim=2))
+
     def predict_all(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Per sensor (N, T, C) -> (N, K)."""
-        return self.head(self.encoder(torch.cat([inputs[s] for s in self.sensors], dim=2)))
+        return self.head(self.embed_all(inputs))
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.encoders.pixels import as_series
 from models.losses import prediction_loss
-from models.mdico import EncoderFactory
 from models.methods.base import (
-    Method,
+    EncoderFactory,
+    SingleSensor,
     alone,
     mean,
     pairs_of,
@@ -22,17 +23,18 @@ from models.methods.base import (
 )
 
 
-class ShaSpec(Method):
+class ShaSpec(SingleSensor):
     """One encoder shared by all sensors beside a specific one each.
 
     Fused features f_m = r_m + projection([r_m | s_m]) (r shared, s specific) of all sensors side by
     side feed one head; an absent sensor's are the mean of the shared features of those present.
 
     Departures: sensors differ in channels, so a linear layer per sensor and step leads into the
-    shared encoder, whose input has the channels of the widest sensor. The authors' code aligns
-    neighbours in a ring and takes the first present sensor for an absent one; here all pairs, and
-    the mean, as the paper writes. Alignment and sensor classification use what is really there,
-    not the zeros of simulated absence.
+    shared encoder, whose input has the channels of the widest sensor; all need the same steps. The
+    authors' code sums the alignment of neighbours in a ring and takes the first present sensor for
+    an absent one; here it is a mean over all pairs, and the mean of those present, as the paper
+    writes. Alignment and sensor classification use what is really there, not the zeros of simulated
+    absence.
 
     Args:
         make_encoder: (channels, features) -> encoder.
@@ -52,11 +54,16 @@ class ShaSpec(Method):
         super().__init__(make_encoder, sensors, features)  # the specific encoders
         self.alignment, self.domain = alignment, domain
         common = max(sensors.values())
+        self.channels = dict(sensors)
         self.adapt = nn.ModuleDict({s: nn.Linear(c, common) for s, c in sensors.items()})
         self.shared = make_encoder(common, features)
         self.compose = nn.Linear(2 * features, features)
         self.which = nn.Linear(features, len(sensors))
         self.head = nn.Linear(len(sensors) * features, outputs)
+
+    def adapted(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, T, channels of the shared encoder)."""
+        return self.adapt[sensor](as_series(x, self.channels[sensor]))
 
     def fuse(self, shared: Tensor, specific: Tensor, has: Tensor) -> Tensor:
         """Side by side, absent sensors replaced.
@@ -74,12 +81,12 @@ class ShaSpec(Method):
         general = (shared * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
         return torch.where(there, fused, general).flatten(1)
 
-    def predict(self, sensor: str, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K)."""
+    def embed(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, M * D): side by side, the absent sensors generated."""
         m, count = self.sensors.index(sensor), len(self.sensors)
-        shared, has = alone(self.shared(self.adapt[sensor](x)), m, count)
+        shared, has = alone(self.shared(self.adapted(sensor, x)), m, count)
         specific, _ = alone(self.encoder[sensor](x), m, count)
-        return self.head(self.fuse(shared, specific, has))
+        return self.fuse(shared, specific, has)
 
     def losses(
         self, inputs: Mapping[str, Tensor], present: Tensor, target: Tensor,
@@ -89,7 +96,7 @@ class ShaSpec(Method):
         specific = self.features(inputs, present)
         names = {m: self.sensors[m] for m in specific}
         # the sensors go through the shared encoder together: one batch normalisation for all
-        mixed = self.shared(torch.cat([self.adapt[s](inputs[s][present[:, m]])
+        mixed = self.shared(torch.cat([self.adapted(s, inputs[s][present[:, m]])
                                        for m, s in names.items()]))
         sizes = [len(z) for z in specific.values()]
         shared = dict(zip(specific, mixed.split(sizes), strict=True))

@@ -26,7 +26,7 @@ from urllib3 import Retry
 
 from pipeline.data.hrefs import absolute, is_remote, shown
 from pipeline.data.sources import REFUSED, collections_of
-from pipeline.spec.errors import BadRequest, DataTrouble
+from pipeline.spec.errors import BadRequest, DataTrouble, NothingFound
 from pipeline.spec.timeline import Timeline
 
 Record = dict[str, Any]
@@ -44,17 +44,18 @@ _CAUSES = (r"\[Errno -?\d+\] ([^'\")]+)", r"(Failed to resolve '[^']+')", r"(tim
            r"(too many \d+ error responses)")
 
 
-def from_api(url: str, sensor: str, area: BaseGeometry, timeline: Timeline) -> Found:
+def from_api(url: str, sensor: str, area: BaseGeometry, timeline: Timeline | None) -> Found:
     """Items of a STAC API: only of collections that it lists, each item once.
 
     Args:
         url: landing page.
-        sensor: sensor key.
+        sensor: sensor key, or a layer of ``spec.context``.
         area: EPSG:4326, split at the antimeridian.
-        timeline: the period.
+        timeline: the period; None = whenever.
 
     Raises:
-        DataTrouble: not reachable, not a STAC API, or none of the collections is there.
+        NothingFound: it offers none of the collections.
+        DataTrouble: not reachable, or not a STAC API.
     """
     retry = Retry(
         total=6, connect=2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504),
@@ -70,7 +71,7 @@ def from_api(url: str, sensor: str, area: BaseGeometry, timeline: Timeline) -> F
             if not wanted:
                 refused = [f" ({c} is refused: {why})" for (key, c), why in REFUSED.items()
                            if key == sensor and c in offered]
-                raise DataTrouble(
+                raise NothingFound(
                     f"{shown(url)} offers no collection to map {sensor} from" + "".join(refused),
                     allowed=", ".join(collections_of(sensor)),
                     then="try another --sensor, or --catalog planetary-computer",
@@ -82,7 +83,7 @@ def from_api(url: str, sensor: str, area: BaseGeometry, timeline: Timeline) -> F
                     collections=wanted,
                     intersects=shapely.geometry.mapping(outline),
                     # closed interval; what is stamped at the very end is dropped later
-                    datetime=(timeline.start, timeline.end),
+                    datetime=(timeline.start, timeline.end) if timeline else None,
                     limit=PAGE,
                 ).items_as_dicts()
             }
@@ -168,7 +169,7 @@ def from_parquet(path: Path, collections: tuple[str, ...]) -> Found:
     return _with_hrefs((record, str(path.resolve()), path.resolve().parent) for record in records)
 
 
-def find(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) -> Found:
+def find(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline | None) -> Found:
     """Items of a sensor in a catalogue of any kind; ``catalog`` is a URL or a path.
 
     What a file holds is not yet narrowed to area and period, and holds refused collections, too.

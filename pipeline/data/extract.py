@@ -6,18 +6,21 @@ A point is the lattice pixel that it lies in: sampled or mapped, that pixel give
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
+from pipeline.data.place_columns import PREFIX
+from pipeline.data.places import read_places
 from pipeline.data.points import targets
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.grid import utm_epsg, utm_zone, window
@@ -25,6 +28,7 @@ from pipeline.spec.tasks import Task
 from pipeline.spec.timeline import Timeline, parse_period
 
 BLOCK_PX = 512  # points of one lattice block are read together
+PLACE_BLOCK_M = 5000  # the same for place features, which need no month of every image
 SOUTH_END, NORTH_END = -80.0, 84.0  # of UTM
 
 # Columns that samples.parquet has a meaning for already (``data.points``).
@@ -86,7 +90,7 @@ def read_points(
     """
     frame = _read_frame(path)
     _need_column(frame, label_column, "--label-column")
-    if label_column in _TAKEN:
+    if label_column in _TAKEN or label_column.startswith(PREFIX):
         raise BadRequest("a label column of this name would overwrite the samples' own",
                          got=label_column, then="rename it in the file")
     target, labelled = targets(frame[label_column], task, Path(path))
@@ -186,8 +190,18 @@ class Block:
     x: np.ndarray
     y: np.ndarray
 
+    def window(self, pixel_m: int) -> tuple[GeoBox, np.ndarray, np.ndarray]:
+        """Lattice window that holds the points, and the row and column of each in it."""
+        p = pixel_m
+        grid = window((self.x.min(), self.y.min(), self.x.max(), self.y.max()), self.epsg, p)
+        # a point on the window's right or lower edge belongs to the next lattice pixel
+        grid = window((grid.affine.c, grid.boundingbox.bottom - p,
+                       grid.boundingbox.right + p, grid.affine.f), self.epsg, p)
+        row = np.floor((grid.affine.f - self.y) / p).astype(int)
+        return grid, row, np.floor((self.x - grid.affine.c) / p).astype(int)
 
-def blocks(points: LabelPoints, pixel_m: int) -> Iterator[Block]:
+
+def blocks(points: LabelPoints, pixel_m: int, block_px: int = BLOCK_PX) -> Iterator[Block]:
     """Group points so that each block is read once."""
     zone = np.array([utm_zone(v) for v in points.lon])
     epsg = np.array([utm_epsg(z, n) for z, n in zip(zone, points.lat >= 0, strict=True)])
@@ -196,7 +210,7 @@ def blocks(points: LabelPoints, pixel_m: int) -> Iterator[Block]:
         at = epsg == code
         to_utm = Transformer.from_crs(4326, int(code), always_xy=True)
         x[at], y[at] = to_utm.transform(points.lon[at], points.lat[at])
-    side = BLOCK_PX * pixel_m
+    side = block_px * pixel_m
     keys = list(zip(epsg.tolist(), (x // side).tolist(), (y // side).tolist(),
                     points.timelines, strict=True))
     order: dict[tuple, list[int]] = {}
@@ -233,13 +247,7 @@ def extract(
         for key in items
     }
     for block in blocks(points, task.pixel_m):
-        p = task.pixel_m
-        grid = window((block.x.min(), block.y.min(), block.x.max(), block.y.max()), block.epsg, p)
-        # a point on the window's right or lower edge belongs to the next lattice pixel
-        grid = window((grid.affine.c, grid.boundingbox.bottom - p,
-                       grid.boundingbox.right + p, grid.affine.f), block.epsg, p)
-        col = np.floor((block.x - grid.affine.c) / p).astype(int)
-        row = np.floor((grid.affine.f - block.y) / p).astype(int)
+        grid, row, col = block.window(task.pixel_m)
         for key, found in items.items():
             cube = load_cube(found, grid, bands[key], block.timeline, aggregate=task.aggregate)
             x, valid = series[key]
@@ -247,3 +255,29 @@ def extract(
             valid[block.rows] = cube.valid[:, row, col].T
         progress(block.rows.size)
     return series
+
+
+def extract_places(
+    points: LabelPoints, task: Task, layers: Mapping[str, ItemSet]
+) -> dict[str, np.ndarray]:
+    """Place features of the pixel of every point: those of the task that the layers give.
+
+    Args:
+        points: where.
+        task: pixel sizes, and the features.
+        layers: elevation and land cover.
+
+    Returns:
+        By name, [N] float32, NaN where unknown.
+
+    Raises:
+        DataTrouble: a file cannot be read.
+    """
+    found: dict[str, np.ndarray] = {}
+    always = replace(points, timelines=points.timelines[:1] * len(points.ids))
+    for block in blocks(always, task.pixel_m, max(PLACE_BLOCK_M // task.pixel_m, 1)):
+        grid, row, col = block.window(task.pixel_m)
+        for name, values in read_places(layers, grid, task.static, task).items():
+            column = found.setdefault(name, np.full(len(points.ids), np.nan, np.float32))
+            column[block.rows] = values[row, col]
+    return found

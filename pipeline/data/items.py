@@ -41,10 +41,10 @@ _PIXEL_SLACK = 0.001  # degrees, for outlines taken from the pixel grid itself
 
 @dataclass(frozen=True)
 class ItemSet:
-    """Images of one sensor.
+    """Images of one sensor, or tiles of one layer.
 
     Attributes:
-        sensor: sensor key.
+        sensor: sensor key, or layer of ``spec.context``.
         catalog: what was searched (URL or path).
         items: deduplicated, by time then id; absolute, unsigned hrefs; only assets that the
             source table names.

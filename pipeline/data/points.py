@@ -11,11 +11,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from pipeline.data.place_columns import place_columns
 from pipeline.data.sample_set import KNOWN_SETS, KnownSet, SampleSet
 from pipeline.data.windows import choose_windows, cut, month_index, monthly
 from pipeline.spec.card import FEATURE_PATH
@@ -25,15 +26,18 @@ from pipeline.spec.tasks import Task
 
 SAMPLES, SERIES, SIDECAR = "samples.parquet", "series.parquet", "dataset.json"
 
+Labels = Literal["all", "known", "none"]
+
 
 def read_samples(
     folder: str | os.PathLike[str], task: Task, sensors: Sequence[str] | None = None, *,
-    every_window: bool = False,
+    every_window: bool = False, labels: Labels = "all",
+    bands: Mapping[str, Sequence[str]] | None = None,
 ) -> SampleSet:
     """Labelled series of a folder, in windows of the task's length.
 
-    Rows without a label are left out. A month is a gap where no band has a value, or where the
-    table marks it as carried forward from the month before.
+    A month is a gap where no band has a value, or where the table marks it as carried forward
+    from the month before.
 
     Args:
         folder: of the set.
@@ -41,6 +45,9 @@ def read_samples(
             the classes.
         sensors: keys wanted; None = those that the set has. One that it lacks is left out.
         every_window: also the windows besides the primary one (``SampleSet.primary``).
+        labels: which samples: ``all`` that have a label, which must be one of the task;
+            ``known``, those whose label is the name of a class; ``none``, those without any.
+        bands: per sensor the bands wanted, where not those of ``spec.sensors``.
 
     Raises:
         BadRequest: not such a folder, of another task or feature path, or nothing labelled.
@@ -51,7 +58,7 @@ def read_samples(
     samples, table = _read(path / SAMPLES), _read(path / SERIES)
     _need(path / SAMPLES, samples, ("sample_id", "lon", "lat", known.group, label_column))
     _need(path / SERIES, table, ("sample_id", "time", "sensor"))
-    target, labelled = targets(samples[label_column], task, path)
+    target, labelled = _chosen(samples[label_column], task, path, labels)
     samples = samples[labelled].reset_index(drop=True)
     if (again := samples.sample_id.duplicated()).any():
         raise DataTrouble(f"{path / SAMPLES} holds {again.sum()} rows whose sample_id occurred "
@@ -67,19 +74,18 @@ def read_samples(
         _extreme(np.maximum, row_sample, row_month, n),
         _label_months(samples), task.steps, every=every_window,
     )
-    series, bands = {}, {}
+    series, found = {}, {}
     wanted = [sensor(k).key for k in sensors] if sensors is not None else list(SENSORS)
     for key in (k for k in wanted if k in known.radiometry):
         mine = (table.sensor == key).to_numpy()
         rows = table[mine]
-        bands[key] = tuple(b for b in SENSORS[key].band_names
-                           if b in rows and rows[b].notna().any())
-        if not bands[key]:
-            del bands[key]
+        names = (bands or {}).get(key, SENSORS[key].band_names)
+        names = tuple(b for b in names if b in rows and rows[b].notna().any())
+        if not names:
             continue
-        rows = _without_copies(rows, bands[key])
-        month_table = monthly(rows, row_sample[mine], row_month[mine], bands[key],
-                              SENSORS[key].kind)
+        rows = _without_copies(rows, names)
+        month_table = monthly(rows, row_sample[mine], row_month[mine], names, SENSORS[key].kind)
+        found[key] = names
         x = cut(month_table, windows, n, task.steps)
         series[key] = (x, np.isfinite(x).any(-1))
     if not series:
@@ -92,7 +98,8 @@ def read_samples(
         lat=samples.lat.to_numpy()[w], target=target[w],
         groups=samples[known.group].astype(str).to_numpy()[w],
         months=windows.first[:, None] + np.arange(task.steps), primary=windows.primary,
-        series=series, bands=bands, radiometry={k: known.radiometry[k] for k in series},
+        series=series, bands=found, radiometry={k: known.radiometry[k] for k in series},
+        context={k: column[w] for k, column in place_columns(samples, known, path).items()},
     )
 
 
@@ -188,6 +195,21 @@ def _need(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
     if missing := [c for c in columns if c not in table]:
         raise DataTrouble(f"{path} lacks columns", got=", ".join(missing),
                           allowed=", ".join(columns))
+
+
+def _chosen(
+    column: pd.Series, task: Task, path: Path, which: Labels
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets of the samples wanted, and which of them all these are ((N,) bool)."""
+    if which == "none":
+        rows = column.isna().to_numpy()
+        if not rows.any():
+            raise BadRequest(f"every sample of {path} has a label")
+        regression = task.kind == "regression"
+        return np.full(rows.sum(), np.nan if regression else -1), rows
+    if which == "known":
+        column = column.where(column.isin([c.name for c in task.classes]))
+    return targets(column, task, path)
 
 
 def targets(labels: pd.Series, task: Task, path: Path) -> tuple[np.ndarray, np.ndarray]:

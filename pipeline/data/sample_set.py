@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from pipeline.spec.context import GLOBCOVER, PLACE, Legend
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,18 @@ class SampleSet:
         task: key of the task that ``target`` belongs to.
         ids: (N,) sample ids; rows of one sample share it.
         lon, lat: (N,) degrees, EPSG:4326.
-        target: (N,) int64 index into the task's classes, or float64 value in its unit.
+        target: (N,) int64 index into the task's classes (-1: no label), or float64 value in its
+            unit (NaN: no label), or (N, K) float32 zeros and ones of a multi-label task.
         groups: (N,) str, rows that must stay on one side of a split.
-        months: (N, T) month index of each step (``spec.timeline``).
+        months: (N, T) month index of each step (``spec.timeline``); of dated acquisitions with the
+            part of the month that has passed.
         primary: (N,) bool.
-        series: per sensor x (N, T, B) float32 in the sensor's unit, NaN for gaps, and valid
-            (N, T) bool. A sample without the sensor is all gaps.
+        series: per sensor x (N, T, B), or images (N, T, B, H, W), float32 in the sensor's unit,
+            NaN for gaps, and valid (N, T) bool. A sample without the sensor is all gaps.
         bands: per sensor the names of its B bands.
         radiometry: per sensor what a value means (``Source.radiometry``).
+        context: place features by name (``spec.context``): (N,) float32, NaN where unknown.
+        own_months: per sensor (N, T) of those whose steps are not those of ``months``.
     """
 
     name: str
@@ -44,17 +50,27 @@ class SampleSet:
     series: Mapping[str, tuple[np.ndarray, np.ndarray]]
     bands: Mapping[str, tuple[str, ...]]
     radiometry: Mapping[str, str]
+    context: Mapping[str, np.ndarray] = field(default_factory=dict)
+    own_months: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n, t = self.months.shape
-        for label in ("ids", "lon", "lat", "target", "groups", "primary"):
+        n = len(self.months)
+        for label in ("ids", "lon", "lat", "groups", "primary"):
             if getattr(self, label).shape != (n,):
                 raise ValueError(f"{label} is {getattr(self, label).shape}, wanted {(n,)}")
+        if len(self.target) != n or self.target.ndim > 2:
+            raise ValueError(f"target is {self.target.shape}, wanted {(n,)} or ({n}, K)")
         for key, (x, valid) in self.series.items():
+            t = self.months_of(key).shape[1]
             want = (n, t, len(self.bands[key]))
-            if x.shape != want or x.dtype != np.float32 or valid.shape != (n, t):
+            if (x.shape[:3] != want or x.ndim not in (3, 5) or x.dtype != np.float32
+                    or valid.shape != (n, t)):
                 raise ValueError(f"{key} is {x.dtype}{x.shape} with valid {valid.shape}, "
                                  f"wanted float32{want} with {(n, t)}")
+        for name, column in self.context.items():
+            if name not in PLACE or column.shape != (n,) or column.dtype != np.float32:
+                raise ValueError(f"context {name} is {column.dtype}{column.shape}, wanted "
+                                 f"float32{(n,)} of {', '.join(PLACE)}")
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -62,8 +78,22 @@ class SampleSet:
 
     @property
     def rows(self) -> int:
-        """Number of labelled samples (windows of one sample count once)."""
+        """Number of samples (windows of one sample count once)."""
         return int(self.primary.sum())
+
+    def months_of(self, sensor: str) -> np.ndarray:
+        """(N, T) month index of each step of a sensor."""
+        return self.own_months.get(sensor, self.months)
+
+    def take(self, rows: np.ndarray) -> SampleSet:
+        """The set with only these rows ((N,) bool, or row numbers)."""
+        per_row = ("ids", "lon", "lat", "target", "groups", "months", "primary")
+        return replace(
+            self, **{k: getattr(self, k)[rows] for k in per_row},
+            series={k: (x[rows], valid[rows]) for k, (x, valid) in self.series.items()},
+            context={k: column[rows] for k, column in self.context.items()},
+            own_months={k: months[rows] for k, months in self.own_months.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -75,12 +105,16 @@ class KnownSet:
         radiometry: per sensor.
         group: column of ``samples.parquet`` that splits are grouped by.
         rename: column in ``series.parquet`` -> band name.
+        place: column in ``samples.parquet`` -> place feature (``spec.context``).
+        landcover: column of land-cover codes and their legend, where the set has them.
     """
 
     licence: str
     radiometry: Mapping[str, str]
     group: str = "group"
     rename: Mapping[str, str] = field(default_factory=dict)
+    place: Mapping[str, str] = field(default_factory=dict)
+    landcover: tuple[str, Legend] | None = None
 
 
 _NOT_STATED = "not stated (Other/Proprietary)"
@@ -97,6 +131,9 @@ KNOWN_SETS: dict[str, KnownSet] = {
     # its `group` is one of three countries: too few for folds; the 0.1 degree cell is as wide as
     # the groups of the European sets
     "itu_cropland": KnownSet("not stated", {**_S1_S2, "l8": "landsat-c1-sr"}, group="grid_cell"),
+    "itu_cropland_unlabelled": KnownSet(
+        "not stated", {**_S1_S2, "l8": "landsat-c1-sr"}, group="grid_cell"
+    ),
     # S2 is top of atmosphere here, which no mapping source is. Which of the two short-wave bands
     # `swir` is, the source does not say: taken as 1.6 um, the band of the NDWI that it stands
     # beside (Gao 1996).
@@ -104,5 +141,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
         "CC BY-NC-ND 4.0 (s1, l8); MIT (s2)",
         {"s1": "sigma0", "s2": "l1c", "l8": "landsat-c1-sr"},
         rename={"swir": "swir16"},
+        place={k: k for k in ("elevation", "slope", "canopy_height")},
+        landcover=("forest_cover", GLOBCOVER),
     ),
 }

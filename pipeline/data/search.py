@@ -19,15 +19,18 @@ from pipeline.spec.timeline import Timeline
 _UNREAD_EXTENSIONS = ("/storage/", "/alternate-assets/")
 
 
-def search(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) -> ItemSet:
+def search(
+    catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline | None
+) -> ItemSet:
     """Images of one sensor that touch an area within a period.
 
     Args:
         catalog: ``planetary-computer``, ``earth-search``, URL of a STAC API, path of a static
             ``catalog.json`` or of a stac-geoparquet file.
-        sensor: sensor key.
+        sensor: sensor key, or a layer of ``spec.context``.
         area: EPSG:4326, within +-180 degrees.
-        timeline: months; a composite of a period belongs to the month of its middle.
+        timeline: months; a composite of a period belongs to the month of its middle. None for
+            layers, which have no season.
 
     Raises:
         BadRequest: no such catalogue or sensor.
@@ -42,13 +45,13 @@ def search(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) ->
     for record in records:
         try:
             item = to_item(record)
-            step = timeline.step_of(when(item))
+            outside = timeline is not None and timeline.step_of(when(item)) is None
             touches = area.intersects(shapely.geometry.shape(item.geometry))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, pystac.STACError,
                 pystac.STACTypeError, shapely.errors.ShapelyError) as error:
             skipped.append((str(record.get("id")), f"not a valid item: {error}"))
             continue
-        if step is None or not touches:
+        if outside or not touches:
             continue
         source = source_of(item, sensor)
         if source is None:
@@ -57,14 +60,15 @@ def search(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline) ->
         used = {*source.assets.values(), source.mask_asset}
         item.assets = {key: asset for key, asset in item.assets.items() if key in used}
         items.append(item)
-    items, dropped = newest(items, sensor)
-    skipped += dropped
+    if timeline is not None:
+        items, dropped = newest(items, sensor)
+        skipped += dropped
     if not items:
         west, south, east, north = area.bounds
         why = f" (left out: {skipped[0][0]}, {skipped[0][1]})" if skipped else ""
         raise NothingFound(
             f"{shown(place)} has no usable {sensor} image within {west:.4f},{south:.4f},"
-            f"{east:.4f},{north:.4f} in {timeline}{why}",
+            f"{east:.4f},{north:.4f}{f' in {timeline}' if timeline else ''}{why}",
             allowed=f"collections {', '.join(wanted)}",
             then="try another --period, --sensor or --catalog (over open sea there is none)",
         )

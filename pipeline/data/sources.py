@@ -10,6 +10,8 @@ import dataclasses
 
 import pystac
 
+from pipeline.data.static_sources import STATIC_SOURCES
+from pipeline.spec.context import LAYERS
 from pipeline.spec.sensors import L8, S1, S2, sensor
 from pipeline.spec.source import Source
 
@@ -122,10 +124,12 @@ _ARCHIVES = (
 
 # Of two items of one acquisition and baseline, the one whose row stands first is kept.
 SOURCES: tuple[Source, ...] = (*_SANDBOX, *_EARTH_SEARCH, *_PLANETARY_COMPUTER, *_ARCHIVES)
+_ROWS = (*SOURCES, *STATIC_SOURCES)
 
 # What the numbers are stored as, by what they mean: items often do not say.
 STORED_DTYPE = {
     "reflectance": "uint16", "linear": "float32", "dB": "int32", "dn20log10": "uint16",
+    "m": "float32", "class": "uint8",
 }
 # Data type and "nothing here" value of quality bands. Fill of Collection 2 is bit 0, not 0.
 MASK_DTYPE = {"scl": "uint8", "landsat-c2": "uint16", "landsat-c1": "uint16"}
@@ -133,14 +137,15 @@ MASK_FILL = {"scl": 0, "landsat-c2": 1, "landsat-c1": 0}
 
 
 def collections_of(sensor_key: str) -> tuple[str, ...]:
-    """STAC collections that hold images of a sensor, in the order of the table."""
-    sensor(sensor_key)
-    return tuple(dict.fromkeys(row.collection for row in SOURCES if row.sensor == sensor_key))
+    """STAC collections that hold images of a sensor (or a layer), in the order of the table."""
+    if sensor_key not in LAYERS:
+        sensor(sensor_key)
+    return tuple(dict.fromkeys(row.collection for row in _ROWS if row.sensor == sensor_key))
 
 
 def rows_of(item: pystac.Item, sensor_key: str) -> tuple[Source, ...]:
     """All rows that fit an item (one or none; the tests hold the table to that)."""
-    return tuple(r for r in SOURCES if r.sensor == sensor_key and _fits(r, item))
+    return tuple(r for r in _ROWS if r.sensor == sensor_key and _fits(r, item))
 
 
 def source_of(item: pystac.Item, sensor_key: str) -> Source | None:

@@ -5,52 +5,58 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
+from pipeline.data.places import read_places
 from pipeline.infer.plan import PlanRow
 from pipeline.infer.predict import Predictor
 from pipeline.infer.smooth import reach, smooth
 from pipeline.infer.store import RunStore
 from pipeline.prep.features import bands_needed
+from pipeline.spec.card import SensorCard
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import DataTrouble
-from pipeline.spec.layers import Layer
+from pipeline.spec.layers import NO_QUALITY, NO_SENSOR, OUTSIDE, Layer, quality_layer
 from pipeline.spec.manifest import Status, TileRecord
 from pipeline.spec.sensors import SENSORS
+from pipeline.spec.tasks import Task
 from pipeline.spec.timeline import Timeline
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads a tile of one sensor, for the bands that the checkpoint needs.
+    """Reads a tile of one sensor: the bands and place features that the checkpoint needs.
 
     Attributes:
         items: per sensor.
-        features: per sensor, of the card.
+        cards: per sensor.
         timeline: the months.
-        aggregate: read pixels along one side of a map pixel.
-        smooth_px: per sensor, the window of the smoothing: half of it is read beyond the tile.
+        task: pixel sizes, and the window of the smoothing: half of it is read beyond the tile.
+        layers: elevation and land cover, where they were found.
     """
 
     items: Mapping[str, ItemSet]
-    features: Mapping[str, Sequence[str]]
+    cards: Mapping[str, SensorCard]
     timeline: Timeline
-    aggregate: int
-    smooth_px: Callable[[str], int]
+    task: Task
+    layers: Mapping[str, ItemSet] = field(default_factory=dict)
 
     def __call__(self, row: PlanRow, sensor: str) -> tuple[Cube, float]:
         """Cube of the tile and its halo, and the seconds it took."""
         started = time.perf_counter()
-        bands = bands_needed(self.features[sensor], SENSORS[sensor].band_names)
-        halo = self.smooth_px(sensor) // 2
+        card = self.cards[sensor]
+        window = row.tile.geobox.pad(self.task.smooth_px(sensor) // 2)
         cube = load_cube(
-            self.items[sensor], row.tile.geobox.pad(halo), bands, self.timeline,
-            aggregate=self.aggregate,
+            self.items[sensor], window, bands_needed(card.features, SENSORS[sensor].band_names),
+            self.timeline, aggregate=self.task.aggregate,
         )
+        if card.static:
+            place = read_places(self.layers, window, card.static, self.task)
+            cube = replace(cube, place=place)
         return cube, time.perf_counter() - started
 
 
@@ -131,17 +137,18 @@ def map_tile(
                     mapped[choice.sensor] = mapped.get(choice.sensor, 0) + int(filled.sum())
                     work.seconds["predict"] += time.perf_counter() - started
     except DataTrouble as error:
-        return work.record(inside, "failed", str(error), {}), _blank(layers, inside)
+        arrays = _blank(layers, inside)
+        return work.record(arrays, "failed", str(error), {}), arrays
     if not any(mapped.values()):
         reason = row.reason
         if row.cells and work.observed:
             reason = f"too few clear observations ({_counts(work.observed)} a pixel); {reason}"
-        return work.record(inside, "nodata", reason, mapped), arrays
+        return work.record(arrays, "nodata", reason, mapped), arrays
     reason = row.reason
     if len(mapped) > 1:
         shares = ", ".join(f"{key} {n}" for key, n in mapped.items())
         reason += f"; pixels made from {shares}"
-    return work.record(inside, "mapped", reason, mapped), arrays
+    return work.record(arrays, "mapped", reason, mapped), arrays
 
 
 class _Work:
@@ -167,14 +174,18 @@ class _Work:
         return self.cubes[sensor]
 
     def record(
-        self, inside: np.ndarray, status: Status, reason: str, mapped: Mapping[str, int]
+        self, arrays: Mapping[str, np.ndarray], status: Status, reason: str,
+        mapped: Mapping[str, int],
     ) -> TileRecord:
         """The tile's record."""
+        count = np.bincount(arrays["quality"].ravel(), minlength=OUTSIDE + 1)
         best = max(mapped, key=lambda key: mapped[key]) if any(mapped.values()) else ""
         return TileRecord(
             sheet=self.row.sheet.name, tile=self.row.tile.name, status=status, sensor=best,
-            reason=reason, area_px=int(inside.sum()), mapped_px=dict(mapped),
+            reason=reason, area_px=int(count[:OUTSIDE].sum()), mapped_px=dict(mapped),
             observations=dict(self.observed),
+            quality={c.name: int(count[c.code]) for c in quality_layer().classes
+                     if c.code != NO_QUALITY and count[c.code]},
             seconds={k: round(v, 3) for k, v in self.seconds.items()},
         )
 
@@ -189,9 +200,10 @@ def _fill(
     _core(around, wanted.shape)[:] = wanted
     result = predictor(sensor, cube, reach(around, size))
     score = _core(smooth(result.score, size), wanted.shape)
-    steps = _core(result.steps, wanted.shape)
+    steps, index = _core(result.steps, wanted.shape), _core(result.index, wanted.shape)
     at = wanted & np.isfinite(score[0])
-    arrays["map"][at], arrays["confidence"][at] = predictor.encode(sensor, score[:, at], steps[at])
+    arrays["map"][at], arrays["confidence"][at], arrays["quality"][at] = predictor.encode(
+        sensor, score[:, at], steps[at], index[at])
     arrays["sensor"][at] = SENSORS[sensor].code
     arrays["observations"][at] = _core(cube.count.sum(0, dtype=np.uint16), wanted.shape)[at]
     return at
@@ -204,10 +216,11 @@ def _core(padded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _blank(layers: Sequence[Layer], inside: np.ndarray) -> dict[str, np.ndarray]:
-    """Layers of a tile without a value: inside the area no sensor (0) and no observation (0)."""
+    """Layers of a tile without a value: inside the area no sensor, observation or quality."""
     arrays = {lay.name: np.full(inside.shape, lay.nodata, lay.dtype) for lay in layers}
-    arrays["sensor"][inside] = 0
+    arrays["sensor"][inside] = NO_SENSOR
     arrays["observations"][inside] = 0
+    arrays["quality"][inside] = NO_QUALITY
     return arrays
 
 

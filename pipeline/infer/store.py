@@ -76,6 +76,8 @@ class RunStore:
             DataTrouble: the disk is full or failing.
         """
         stamp = root / STAMP
+        # tiles of an older version's run have no values in the layers that it did not know
+        identity = {**identity, "layers": [layer.name for layer in layers]}
         if not resume:
             clear(root)
         elif stamp.exists() and (changed := _changed(_read(stamp), identity)):

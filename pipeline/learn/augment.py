@@ -29,21 +29,57 @@ COVERED = {
 }
 
 
-def thin(x: Tensor, features: int, count: Tensor, generator: torch.Generator) -> Tensor:
+@dataclass(frozen=True)
+class Layout:
+    """Where the channels of a sensor's model input lie (``prep.features.model_input``).
+
+    Attributes:
+        features: F; channels 0..F-1 are the z-scored features.
+        valid: channel that says whether the step is valid; None where the card has none.
+        static: first channel of the place features; None where there are none.
+    """
+
+    features: int
+    valid: int | None
+    static: int | None
+
+    @classmethod
+    def of(cls, card: SensorCard) -> Layout:
+        """Layout of a card's model input."""
+        f = len(card.features)
+        valid = f + card.context.index("valid") if "valid" in card.context else None
+        return cls(f, valid, f + len(card.context) if card.static else None)
+
+
+def thin(
+    x: Tensor, seen: Tensor, layout: Layout, count: Tensor, generator: torch.Generator
+) -> Tensor:
     """Keep at most ``count`` random valid steps of each row; the others become gaps.
 
     Args:
         x: (N, T, C) model input.
-        features: F; channel F says whether the step is valid.
+        seen: (N, T) bool, valid steps.
+        layout: of the channels.
         count: (N,) steps to keep.
         generator: of the random choice.
     """
-    valid = x[..., features]  # (N, T)
-    noise = torch.rand(valid.shape, generator=generator) + valid  # valid steps rank first
+    noise = torch.rand(seen.shape, generator=generator) + seen  # valid steps rank first
     rank = noise.argsort(1, descending=True).argsort(1)
-    keep = valid * (rank < count[:, None])
-    return torch.cat([x[..., :features] * keep[..., None], keep[..., None],
-                      x[..., features + 1 :]], dim=-1)
+    return _gaps(x, seen & (rank < count[:, None]), layout)
+
+
+def _gaps(x: Tensor, keep: Tensor, layout: Layout) -> Tensor:
+    """Model input with the steps outside ``keep`` ((N, T) bool) as gaps."""
+    x = x.clone()
+    x[:, :, : layout.features] *= _as(keep, x)
+    if layout.valid is not None:
+        x[:, :, layout.valid] = keep.to(x.dtype).view(*keep.shape, *[1] * (x.dim() - 3))
+    return x
+
+
+def _as(keep: Tensor, x: Tensor) -> Tensor:
+    """(N, T) -> (N, T, 1, ...): one value for all channels, and pixels of an image."""
+    return keep.view(*keep.shape, *[1] * (x.dim() - 2))
 
 
 @dataclass(frozen=True)
@@ -51,51 +87,75 @@ class Augmentation:
     """Random changes of one sensor's training rows.
 
     Attributes:
-        features: F.
+        layout: of the channels.
         drop: share of the rows that lose observations; such a row keeps a uniformly drawn number
             of its valid steps, at least one.
+        hide: share of the rows whose place features are withheld, so that a map without them works.
+        blur: standard deviation of the noise on each z-scored place feature: places are few, and
+            a network would learn them by heart.
         shift, gain: (F,) z' = z + shift * u and z' = z + (z + offset) * gain * u, with u uniform
             in [-1, 1], one for the whole row: a common level, not noise.
         offset: (F,) mean / std.
     """
 
-    features: int
+    layout: Layout
     drop: float
+    hide: float
+    blur: float
     shift: Tensor
     gain: Tensor
     offset: Tensor
 
     @classmethod
-    def of(cls, sensor: str, card: SensorCard, *, drop: float, jitter: bool) -> Augmentation:
+    def of(
+        cls, sensor: str, card: SensorCard, *, drop: float, jitter: bool, hide: float = 0.0,
+        blur: float = 0.0,
+    ) -> Augmentation:
         """Augmentation of a sensor; ``jitter`` switches the level shifts."""
         moved = torch.tensor([float(jitter and f not in _UNMOVED) for f in card.features])
         std, mean = torch.tensor(card.std), torch.tensor(card.mean)
-        sar = SENSORS[sensor].kind == "sar"
+        sar = sensor in SENSORS and SENSORS[sensor].kind == "sar"
         none = torch.zeros_like(moved)
         return cls(
-            len(card.features), drop,
+            Layout.of(card), drop, hide if card.static else 0.0,
+            blur if card.static else 0.0,
             shift=moved * S1_SHIFT_DB / std if sar else none,
             gain=none if sar else moved * OPTICAL_GAIN,
             offset=mean / std,
         )
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, T, C) -> (N, T, C); gaps stay gaps."""
-        n, f = len(x), self.features
-        u = 2 * torch.rand((n, 1, 1), generator=generator) - 1
-        z, valid = x[..., :f], x[..., f : f + 1]
-        z = (z + u * (self.shift + (z + self.offset) * self.gain)) * valid
-        x = torch.cat([z, x[..., f:]], dim=-1)
-        if self.drop == 0:
-            return x
-        steps = valid.sum((1, 2))
-        fewer = 1 + torch.floor(torch.rand(n, generator=generator) * steps)
-        lose = torch.rand(n, generator=generator) < self.drop
-        return thin(x, f, torch.where(lose, fewer, steps), generator)
+    def __call__(self, x: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, T, C, ...) and valid steps (N, T) -> (N, T, C, ...); gaps stay gaps."""
+        n, f = len(x), self.layout.features
+        if self.shift.any() or self.gain.any():
+            u = 2 * torch.rand((n, *[1] * (x.dim() - 1)), generator=generator) - 1
+            shift, offset, gain = (v.view(f, *[1] * (x.dim() - 3))
+                                   for v in (self.shift, self.offset, self.gain))
+            z = x[:, :, :f]
+            z = (z + u * (shift + (z + offset) * gain)) * _as(seen, x)
+            x = torch.cat([z, x[:, :, f:]], dim=2)
+        if self.drop > 0:
+            steps = seen.sum(1)
+            fewer = 1 + torch.floor(torch.rand(n, generator=generator) * steps)
+            lose = torch.rand(n, generator=generator) < self.drop
+            x = thin(x, seen, self.layout, torch.where(lose, fewer, steps), generator)
+        if self.blur > 0:
+            x = x.clone()
+            place = x[:, :, self.layout.static : -1]  # the last channel: known or not
+            noise = torch.randn((n, 1, *place.shape[2:3], *[1] * (x.dim() - 3)),
+                                generator=generator)
+            place += self.blur * noise * x[:, :, -1:]
+        if self.hide > 0:
+            x = x.clone()
+            hidden = torch.rand(n, generator=generator) < self.hide
+            x[hidden, :, self.layout.static :] = 0
+        return x
 
 
 def augmentations(
-    cards: Mapping[str, SensorCard], *, drop: float, jitter: bool
+    cards: Mapping[str, SensorCard], *, drop: float, jitter: bool, hide: float = 0.0,
+    blur: float = 0.0,
 ) -> dict[str, Augmentation]:
     """One augmentation a sensor."""
-    return {k: Augmentation.of(k, c, drop=drop, jitter=jitter) for k, c in cards.items()}
+    return {k: Augmentation.of(k, c, drop=drop, jitter=jitter, hide=hide, blur=blur)
+            for k, c in cards.items()}

@@ -1,29 +1,28 @@
-"""Held-out evaluation: every method in the same folds, each stopped on rows that are not scored."""
+"""Held-out evaluation of what is trained: its rivals in the same folds, each stopped on rows that
+are not scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-import models
-from pipeline.learn.augment import thin
-from pipeline.learn.fit import Fitted, Settings, fit, predict
+from pipeline.learn.augment import Layout, thin
+from pipeline.learn.cell import Split, run_cell
+from pipeline.learn.fit import predict_from
+from pipeline.learn.members import Trained, train_row
 from pipeline.learn.metrics import decide
 from pipeline.learn.outcomes import Evaluation, Outcome
-from pipeline.learn.splits import folds, hold_out, inner_split
-from pipeline.learn.table import Table, Tensors, tensors
+from pipeline.learn.recipe import TREES, Row
+from pipeline.learn.splits import folds, hold_out
+from pipeline.learn.table import Table
 
 Log = Callable[[str], None]
 
-INNER = "mdico, inner split"  # on the rows that stopped it: what settings are chosen by
-TREES = "extra-trees"
-SEASON = "extra-trees, season only"  # month of the samples, no satellite
-_INNER_SHARE = 0.15
+# suffix of the first row's scores on the rows that stopped it: what settings are chosen by
+INNER = ", inner split"
 _DRAWS = 3  # random choices of the steps that are kept, per coverage
 FIRST_OF = 5  # a single fold is the first of so many
 
@@ -69,132 +68,86 @@ def coverage_steps(steps: int) -> tuple[int, ...]:
     return (*(k for k in (1, 2, 3, 4, 6, 8, 10, 12) if k < steps), steps)
 
 
-@dataclass(frozen=True)
-class Contest:
-    """Who is trained in each fold, all with the same budget.
+def evaluate(table: Table, protocol: Protocol, rows: Sequence[Row], log: Log) -> Evaluation:
+    """Train and score every row in every fold; ``log`` is told once a fold.
 
-    Attributes:
-        methods: registry keys; the first is the one whose coverage curve is taken.
-        encoder: registry key.
-        options: of ``models.build``.
-        settings: of the training.
-        trees: also score extra-trees.
+    Args:
+        table: all samples.
+        protocol: how they are split.
+        rows: of different methods; the first is the one whose coverage curve is taken.
+        log: told about progress.
     """
-
-    methods: tuple[str, ...]
-    encoder: str
-    options: Mapping[str, Any]
-    settings: Settings
-    trees: bool
-
-
-def evaluate(table: Table, protocol: Protocol, contest: Contest, log: Log) -> Evaluation:
-    """Train and score every method in every fold; ``log`` is told once a fold."""
     result = Evaluation(table.task, table.target, table.names)
     for number, (seed, test) in enumerate(protocol.splits(table)):
-        train, validate = inner_rows(table, ~test, protocol.kind, seed)
-        _round(result, table, contest, train, validate, test, number, seed)
-        means = (f"{s} {result.mean_of_last(contest.methods[0], s):.3f}" for s in table.sensors)
-        log(f"fold {number + 1}: {', '.join(means)}; best epochs "
+        for row in rows:
+            if row.method in TREES:
+                _add_trees(result, table, row, protocol, test, number, seed)
+            else:
+                trained = train_row(table, row, ~test, protocol.kind, seed * 100 + number)
+                result.epochs.setdefault(row.method, []).append(round(trained.epochs))
+                _add(result, trained, row.method, test, number)
+                if row is rows[0]:
+                    _add_inner(result, trained, row.method + INNER, number)
+                    _add_thinned(result, trained, row.method, test, number, seed)
+        means = (f"{s} {result.mean_of_last(rows[0].method, s):.3f}" for s in table.sensors)
+        log(f"fold {number + 1}: {', '.join(means)}; epochs "
             f"{', '.join(f'{m} {e[-1]}' for m, e in result.epochs.items())}")
     return result
 
 
-def evaluate_inner(table: Table, protocol: Protocol, contest: Contest) -> Evaluation:
-    """Scores on the rows that stop the training: quick, and optimistic."""
+def evaluate_inner(trained: Trained, name: str) -> Evaluation:
+    """Scores on the rows that stopped the training: quick, and optimistic."""
+    table = trained.table
     result = Evaluation(table.task, table.target, table.names)
-    train, validate = inner_rows(table, np.ones(len(table.sample), bool), protocol.kind,
-                                 protocol.seed)
-    _round(result, table, contest, train, validate, validate, 0, protocol.seed)
+    result.epochs[name] = [round(trained.epochs)]
+    _add_inner(result, trained, name, 0)
+    for fitted, held in zip(trained.fitted, trained.held, strict=True):
+        alone = Trained(table, trained.data, (fitted,), (held,), fitted.module, {})
+        _add_thinned(result, alone, name, held, 0, 0)
     return result
 
 
-def _round(
-    result: Evaluation, table: Table, contest: Contest, train: np.ndarray, validate: np.ndarray,
-    test: np.ndarray, number: int, seed: int,
-) -> None:
-    """Train every method on ``train``, stop it by ``validate``, score it on ``test``."""
-    data = tensors(table, train)
-    for method in contest.methods:
-        fitted = fit_network(method, contest, data, table, train, validate, seed)
-        result.epochs.setdefault(method, []).append(fitted.epochs)
-        for sensor in table.sensors:
-            at = np.flatnonzero(test & table.scored(sensor))
-            add = _Adder(result, table, data, fitted, sensor, number)
-            add(method, at)
-            if method == contest.methods[0]:
-                add(INNER, np.flatnonzero(validate & table.scored(sensor)))
-                add.thinned(method, at, seed)
-    if contest.trees:
-        _trees(result, table, data, ~test & table.primary, test, number, seed)
+def _add(result: Evaluation, trained: Trained, name: str, test: np.ndarray, split: int) -> None:
+    for sensor in trained.sensors:
+        rows = np.flatnonzero(test & trained.table.scored(sensor))
+        if len(rows):
+            _append(result, trained, name, sensor, split, rows, trained.raw(sensor, rows))
 
 
-def inner_rows(
-    table: Table, train: np.ndarray, kind: str, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Training rows without, and primary rows of, the part that stops the training."""
-    at = np.flatnonzero(train)
-    inner = np.zeros(len(train), bool)
-    inner[at] = inner_split(split_groups(table, kind)[at], table.names[at], _INNER_SHARE,
-                            np.random.default_rng(seed + 1000))
-    return train & ~inner, inner & table.primary
+def _add_inner(result: Evaluation, trained: Trained, name: str, split: int) -> None:
+    for sensor in trained.sensors:
+        rows, raw = trained.out_of_fold(sensor)
+        use = trained.table.scored(sensor)[rows]
+        _append(result, trained, name, sensor, split, rows[use], raw[use])
 
 
-def fit_network(
-    method: str, contest: Contest, data: Tensors, table: Table, train: np.ndarray,
-    validate: np.ndarray | None, seed: int,
-) -> Fitted:
-    """A freshly initialised network, trained."""
-    torch.manual_seed(seed)  # initial weights and dropout
-    module = models.build(method, contest.encoder, contest.options)
-    return fit(module, data, table.sample, train, validate, contest.settings, seed)
-
-
-class _Adder:
-    """Predicts rows of one sensor and adds the outcome."""
-
-    def __init__(self, result: Evaluation, table: Table, data: Tensors, fitted: Fitted,
-                 sensor: str, split: int) -> None:
-        self.result, self.task, self.data = result, table.task, data
-        self.module, self.sensor, self.split = fitted.module, sensor, split
-
-    def __call__(self, method: str, rows: np.ndarray, x: torch.Tensor | None = None,
-                 kept: int = 0) -> None:
-        x = self.data.inputs[self.sensor][rows] if x is None else x
-        if len(rows) == 0:
-            return
-        raw = predict(self.module, self.sensor, x).numpy()
-        value = decide(self.task, raw, self.data.mean, self.data.std)
-        self.result.outcomes.append(
-            Outcome(method, self.sensor, self.split, rows, value, raw, kept)
-        )
-
-    def thinned(self, method: str, rows: np.ndarray, seed: int) -> None:
-        """The same rows with only so many of their valid steps."""
-        generator = torch.Generator().manual_seed(seed)
-        repeated = np.tile(rows, _DRAWS)
-        x = self.data.inputs[self.sensor][repeated]
-        features = len(self.data.cards[self.sensor].features)
-        for kept in coverage_steps(self.task.steps):
-            count = torch.full((len(x),), kept)
-            self(method, repeated, thin(x, features, count, generator), kept)
-
-
-def _trees(result: Evaluation, table: Table, data: Tensors, train: np.ndarray, test: np.ndarray,
-           split: int, seed: int) -> None:
-    """Extra-trees on the same model input, and on its season alone; no stopping is needed."""
-    for sensor in table.sensors:
-        x = data.inputs[sensor].numpy()
-        scored = table.scored(sensor)
-        fit_rows = np.flatnonzero(train & data.present[:, table.sensors.index(sensor)].numpy())
-        at = np.flatnonzero(test & scored)
-        if len(at) == 0:
+def _add_thinned(result: Evaluation, trained: Trained, name: str, test: np.ndarray, split: int,
+                 seed: int) -> None:
+    """The same rows with only so many of their valid steps."""
+    table, data = trained.table, trained.data
+    generator = torch.Generator().manual_seed(seed)
+    for sensor in trained.sensors:
+        rows = np.tile(np.flatnonzero(test & table.scored(sensor)), _DRAWS)
+        if not len(rows):
             continue
-        for name, part in ((TREES, x), (SEASON, x[..., -2:])):
-            flat = part.reshape(len(x), -1)  # (N, T, C) -> (N, T * C)
-            kind = (ExtraTreesClassifier if table.task.kind == "classification"
-                    else ExtraTreesRegressor)
-            model = kind(n_estimators=300, min_samples_leaf=2, n_jobs=1, random_state=seed)
-            model.fit(flat[fit_rows], table.target[fit_rows])
-            value = model.predict(flat[at])
-            result.outcomes.append(Outcome(name, sensor, split, at, value, np.empty((0, 0))))
+        x, seen = data.inputs[sensor][rows], data.seen[sensor][rows]
+        layout = Layout.of(data.cards[sensor])
+        for kept in coverage_steps(table.task.steps):
+            few = thin(x, seen, layout, torch.full((len(x),), kept), generator)
+            raw = predict_from(trained.module, sensor, few).float().cpu().numpy()
+            _append(result, trained, name, sensor, split, rows, raw * data.std + data.mean, kept)
+
+
+def _append(result: Evaluation, trained: Trained, name: str, sensor: str, split: int,
+            rows: np.ndarray, raw: np.ndarray, kept: int = 0) -> None:
+    value = decide(trained.table.task, raw, 0.0, 1.0)
+    result.outcomes.append(Outcome(name, sensor, split, rows, value, raw, kept))
+
+
+def _add_trees(result: Evaluation, table: Table, row: Row, protocol: Protocol, test: np.ndarray,
+               number: int, seed: int) -> None:
+    cell = run_cell(table, Split(seed, number, protocol.count, ~test, test, protocol.kind), row)
+    for sensor, found in cell.found.items():
+        if len(found.rows):
+            result.outcomes.append(
+                Outcome(row.method, sensor, number, found.rows, found.value, found.raw))

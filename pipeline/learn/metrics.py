@@ -10,12 +10,12 @@ from pipeline.spec.tasks import Task
 
 def metric_name(task: Task) -> str:
     """What ``score`` measures."""
-    return "weighted F1" if task.kind == "classification" else "R2"
+    return "R2" if task.kind == "regression" else "weighted F1"
 
 
 def score(task: Task, target: np.ndarray, output: np.ndarray) -> float:
-    """Weighted F1 of class indices, or R2 of values in the task's unit (higher is better)."""
-    if task.kind == "classification":
+    """Weighted F1 of class indices or (N, K) labels, or R2 of values (higher is better)."""
+    if task.kind != "regression":
         return float(f1_score(target, output, average="weighted", zero_division=0))
     return r2(target, output)
 
@@ -25,13 +25,13 @@ def scores(task: Task, target: np.ndarray, output: np.ndarray) -> dict[str, floa
 
     Args:
         task: classification or regression.
-        target: (N,) class indices, or values.
-        output: (N,) the same, predicted.
+        target: (N,) class indices, (N, K) labels, or values.
+        output: the same, predicted.
     """
     named = {metric_name(task): score(task, target, output)}
     if task.kind == "classification":
         named["accuracy"] = float(np.mean(target == output))
-    else:
+    elif task.kind == "regression":
         named["RMSE"] = float(np.sqrt(np.mean((target - output) ** 2)))
     return named
 
@@ -43,9 +43,11 @@ def r2(target: np.ndarray, output: np.ndarray) -> float:
 
 
 def decide(task: Task, raw: np.ndarray, mean: float, std: float) -> np.ndarray:
-    """(N,) class indices of (N, K) logits, or values in the task's unit of (N, 1) z-scores."""
+    """(N,) class indices or (N, K) labels of logits, or values in the task's unit of z-scores."""
     if task.kind == "classification":
         return raw.argmax(1)
+    if task.kind == "multilabel":
+        return (raw > 0).astype(int)
     return np.clip(raw[:, 0] * std + mean, *task.valid_range)
 
 

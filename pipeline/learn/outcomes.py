@@ -22,7 +22,7 @@ class Outcome:
         split: number of the fold, counted over all seeds.
         rows: (n,) rows of the table.
         value: (n,) predicted class indices, or values in the task's unit.
-        raw: (n, K) logits or z-scores; empty for methods that have none.
+        raw: (n, K) logits, or (n, 1) values in the task's unit.
         kept: valid steps that were left at most; 0 = all.
     """
 

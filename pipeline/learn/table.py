@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.data.sample_set import SampleSet
 from pipeline.learn.splits import joined_groups
-from pipeline.prep.features import bands_needed, features, model_input
+from pipeline.prep.features import CONTEXT, bands_needed, features, model_input, observed
 from pipeline.spec.card import SensorCard
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.sensors import SENSORS
@@ -41,13 +41,16 @@ class Table:
         names: (N,) set of each row.
         sample: (N,) number of the sample.
         groups: (N,) group number, over all sets.
-        target: (N,) class index or value.
+        target: (N,) class index or value, or (N, K) zeros and ones of a multi-label task.
         months: (N, T) month index.
         primary: (N,) bool, the window that is scored.
-        series: per sensor x (N, T, B) and valid (N, T).
+        series: per sensor x (N, T, B), or images (N, T, B, H, W), and valid (N, T).
         bands: per sensor names of the B bands.
         radiometry: per sensor those of its rows, the most frequent first.
         derived: per sensor (N,) bool, series computed from another sensor: trained on, not scored.
+        static: place features by name, (N,) float32, NaN where unknown; ``lon`` and ``lat`` are
+            among them.
+        own_months: per sensor (N, T) of those whose steps are not those of ``months``.
     """
 
     task: Task
@@ -61,10 +64,20 @@ class Table:
     bands: Mapping[str, tuple[str, ...]]
     radiometry: Mapping[str, tuple[str, ...]]
     derived: Mapping[str, np.ndarray]
+    static: Mapping[str, np.ndarray] = field(default_factory=dict)
+    own_months: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def sensors(self) -> tuple[str, ...]:
         return tuple(self.series)
+
+    @property
+    def static_names(self) -> tuple[str, ...]:
+        return tuple(self.static)
+
+    def months_of(self, sensor: str) -> np.ndarray:
+        """(N, T) month index of each step of a sensor."""
+        return self.own_months.get(sensor, self.months)
 
     def scored(self, sensor: str) -> np.ndarray:
         """(N,) bool: rows that held-out scores of the sensor are taken over."""
@@ -85,16 +98,18 @@ def stack(
     Raises:
         BadRequest: no set has one of the sensors, or it lacks a band that a feature needs.
     """
-    series, bands, radiometry, derived = {}, {}, {}, {}
+    series, bands, radiometry, derived, own_months = {}, {}, {}, {}, {}
     for key in sensors:
         having = [s for s in sets if key in s.series]
         if not having:
             raise BadRequest("no sample set has the sensor", got=key,
                              allowed=", ".join(sorted({k for s in sets for k in s.series})),
                              then="change --sensors")
-        bands[key] = bands_needed(task.features[key], SENSORS[key].band_names)
-        parts = [_pick(s, key, bands[key]) for s in sets]
-        x, valid = (np.concatenate(column) for column in zip(*parts, strict=True))
+        bands[key] = bands_needed(task.features[key], _available(having, key))
+        parts = [_pick(s, key, bands[key], having[0]) for s in sets]
+        x, valid, months = (np.concatenate(column) for column in zip(*parts, strict=True))
+        if any(key in s.own_months for s in having):
+            own_months[key] = months
         count = Counter({r: sum(s.rows for s in having if s.radiometry[key] == r)
                          for r in {s.radiometry[key] for s in having}})
         series[key], radiometry[key] = (x, valid), tuple(r for r, _ in count.most_common())
@@ -118,20 +133,40 @@ def stack(
         target=np.concatenate([s.target for s in sets]),
         months=np.concatenate([s.months for s in sets]),
         primary=np.concatenate([s.primary for s in sets]),
-        series=series, bands=bands, radiometry=radiometry, derived=derived,
+        series=series, bands=bands, radiometry=radiometry, derived=derived, static=_static(sets),
+        own_months=own_months,
     )
 
 
-def _pick(s: SampleSet, key: str, bands: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The wanted bands of a set, or gaps."""
-    n, t = s.months.shape
+def _static(sets: Sequence[SampleSet]) -> dict[str, np.ndarray]:
+    """Place features of all sets; one that a set lacks is unknown there."""
+    names = dict.fromkeys(n for s in sets for n in s.context)
+    columns = {n: [s.context.get(n, np.full(len(s.ids), np.nan)) for s in sets] for n in names}
+    # a sampled set knows its pixels' centres, which is what a map has
+    columns |= {n: [s.context.get(n, getattr(s, n)) for s in sets] for n in ("lon", "lat")}
+    return {n: np.concatenate(c).astype(np.float32) for n, c in columns.items()}
+
+
+def _available(sets: Sequence[SampleSet], key: str) -> tuple[str, ...]:
+    """Names of the bands of a sensor, and of the further ones that sets bring."""
+    known = SENSORS[key].band_names if key in SENSORS else ()
+    return tuple(dict.fromkeys([*known, *(b for s in sets for b in s.bands[key])]))
+
+
+def _pick(
+    s: SampleSet, key: str, bands: Sequence[str], like: SampleSet
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The wanted bands of a set, which steps are valid, and their months; gaps as in ``like``."""
     if key not in s.series:
-        return np.full((n, t, len(bands)), np.nan, np.float32), np.zeros((n, t), bool)
+        n, (_, t, _, *image) = len(s.ids), like.series[key][0].shape
+        months = s.months if s.months.shape[1] == t else np.zeros((n, t))
+        return (np.full((n, t, len(bands), *image), np.nan, np.float32), np.zeros((n, t), bool),
+                months)
     if missing := sorted(set(bands) - set(s.bands[key])):
         raise BadRequest(f"{s.name} lacks bands of {key}", got=", ".join(missing),
                          then="leave the set or the sensor out")
     x, valid = s.series[key]
-    return x[..., [s.bands[key].index(b) for b in bands]], valid
+    return x[:, :, [s.bands[key].index(b) for b in bands]], valid, s.months_of(key)
 
 
 def _oli(s: SampleSet, bands: Sequence[str]) -> np.ndarray:
@@ -146,26 +181,39 @@ def _oli(s: SampleSet, bands: Sequence[str]) -> np.ndarray:
     return out
 
 
-def normalisers(table: Table, rows: np.ndarray) -> dict[str, SensorCard]:
+def normalisers(
+    table: Table, rows: np.ndarray, context: Sequence[str] = CONTEXT, static: Sequence[str] = ()
+) -> dict[str, SensorCard]:
     """Cards with the mean and standard deviation of each feature; scores are still missing.
 
     Args:
         table: the samples.
         rows: (N,) bool, training rows: nothing else may be looked at.
+        context: channels beside the features.
+        static: place features that are inputs, too.
     """
     cards = {}
+    place = [table.static[n][rows].astype(np.float64) for n in static]
+    known = [p[np.isfinite(p)] for p in place]
+    if empty := [n for n, p in zip(static, known, strict=True) if len(p) < 2]:
+        raise BadRequest("place features are unknown for the training rows", got=", ".join(empty),
+                         then="leave them out, or sample the points again")
     for key, (x, valid) in table.series.items():
         names = table.task.features[key]
         raw = features(x[rows], table.bands[key], names)
-        seen = raw[valid[rows] & np.isfinite(raw).all(-1)].astype(np.float64)  # (S, F)
-        if len(seen) < 2:
+        there = observed(raw, valid[rows])
+        if there.sum() < 2:
             raise BadRequest(f"{key} has no valid observation in the training rows",
                              then="leave the sensor out or add samples")
+        seen = [raw[:, :, k][there].astype(np.float64) for k in range(len(names))]
         cards[key] = SensorCard(
-            features=tuple(names), mean=tuple(seen.mean(0).tolist()),
-            std=tuple(np.maximum(seen.std(0), 1e-6).tolist()),
+            features=tuple(names), mean=tuple(float(v.mean()) for v in seen),
+            std=tuple(float(max(v.std(), 1e-6)) for v in seen),
             radiometry=table.radiometry[key][0], accepts=table.radiometry[key],
             coverage_steps=(table.task.steps,), coverage_score=(0.0,),
+            context=tuple(context), static=tuple(static),
+            static_mean=tuple(float(p.mean()) for p in known),
+            static_std=tuple(float(max(p.std(), 1e-6)) for p in known),
         )
     return cards
 
@@ -175,15 +223,18 @@ class Tensors:
     """A table as the networks see it, resident in memory.
 
     Attributes:
-        inputs: per sensor (N, T, C) float32.
+        inputs: per sensor (N, T, C), or images (N, T, C, H, W), float32.
+        seen: per sensor (N, T) bool, the step has an observation.
         present: (N, M) bool, the row has at least one valid step of the sensor.
-        target: (N,) class indices, or z-scored values.
+        target: (N,) class indices, or z-scored values, or (N, K) zeros and ones (float32).
         cards: normaliser per sensor.
         mean, std: of the target over the training rows (0 and 1 for classes).
-        class_weights: (K,) inverse to the class's share of the training rows; None for values.
+        class_weights: (K,) inverse to the class's share of the training rows; None for values, and
+            for labels that do not exclude each other, as in the authors' published code.
     """
 
     inputs: dict[str, Tensor]
+    seen: dict[str, Tensor]
     present: Tensor
     target: Tensor
     cards: dict[str, SensorCard]
@@ -192,22 +243,40 @@ class Tensors:
     class_weights: Tensor | None
 
 
-def tensors(table: Table, rows: np.ndarray) -> Tensors:
-    """Model input of all rows, with statistics of the training ``rows`` ((N,) bool) only."""
-    cards = normalisers(table, rows & table.primary)
-    inputs = {
-        key: torch.from_numpy(model_input(x, valid, table.months, table.bands[key], cards[key]))
-        for key, (x, valid) in table.series.items()
-    }
-    present = torch.stack(
-        [(x[..., len(cards[key].features)] > 0).any(1) for key, x in inputs.items()], dim=1
-    )
+def tensors(
+    table: Table, rows: np.ndarray, *, context: Sequence[str] = CONTEXT,
+    static: Sequence[str] = (), device: str = "cpu",
+) -> Tensors:
+    """Model input of all rows, with statistics of the training ``rows`` ((N,) bool) only.
+
+    Args:
+        table: the samples.
+        rows: (N,) bool.
+        context: channels beside the features (``prep.features.CONTEXT``); empty = the paper's.
+        static: names of the table's place features that are inputs, too.
+        device: where the tensors live.
+    """
+    cards = normalisers(table, rows & table.primary, context, static)
+    place = np.stack([table.static[n] for n in static], 1) if static else None
+    inputs, seen = {}, {}
+    for key, (x, valid) in table.series.items():
+        bands, card = table.bands[key], cards[key]
+        inputs[key] = torch.from_numpy(
+            model_input(x, valid, table.months_of(key), bands, card, place)).to(device)
+        # as model_input sees it, whether or not the card has a channel for it
+        there = observed(features(x, bands, card.features), valid)
+        seen[key] = torch.from_numpy(there.reshape(*valid.shape, -1).any(2)).to(device)
+    present = torch.stack([s.any(1) for s in seen.values()], dim=1)
     known = table.target[rows & table.primary]
     if table.task.kind == "regression":
         mean, std = float(known.mean()), float(max(known.std(), 1e-6))
         target = torch.from_numpy(((table.target - mean) / std).astype(np.float32))
-        return Tensors(inputs, present, target, cards, mean, std, None)
+        return Tensors(inputs, seen, present, target.to(device), cards, mean, std, None)
+    if table.task.kind == "multilabel":
+        target = torch.from_numpy(table.target.astype(np.float32))
+        return Tensors(inputs, seen, present, target.to(device), cards, 0.0, 1.0, None)
     count = np.bincount(known, minlength=len(table.task.classes))
     weights = torch.from_numpy(len(known) / (len(count) * np.maximum(count, 1)))
-    return Tensors(inputs, present, torch.from_numpy(table.target), cards, 0.0, 1.0,
-                   weights.float())
+    target = torch.from_numpy(table.target)
+    return Tensors(inputs, seen, present, target.to(device), cards, 0.0, 1.0,
+                   weights.float().to(device))

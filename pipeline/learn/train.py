@@ -11,30 +11,25 @@ from typing import Any
 
 import numpy as np
 
-import models
 from pipeline.data.checkpoints import save_checkpoint
 from pipeline.data.points import read_samples
 from pipeline.data.sample_set import SampleSet
 from pipeline.learn.augment import COVERED, OPTICAL_GAIN, S1_SHIFT_DB
 from pipeline.learn.evaluate import (
     FIRST_OF,
-    SEASON,
-    TREES,
-    Contest,
     Log,
     Protocol,
     coverage_steps,
     evaluate,
     evaluate_inner,
-    fit_network,
-    inner_rows,
     split_groups,
 )
-from pipeline.learn.fit import Settings, arrays
+from pipeline.learn.fit import arrays
+from pipeline.learn.members import inner_parts, train_row
 from pipeline.learn.metrics import fit_temperature, half_width, metric_name
 from pipeline.learn.outcomes import FEWEST, Evaluation
-from pipeline.learn.table import Table, stack, tensors
-from pipeline.prep.features import CONTEXT
+from pipeline.learn.recipe import Row, parse_row
+from pipeline.learn.table import Table, stack
 from pipeline.spec.card import FEATURE_PATH, CheckpointCard, SensorCard
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.tasks import Task
@@ -51,10 +46,9 @@ class TrainRequest:
         samples: folders of sample sets.
         sensors: keys, in order; empty = all that the sets have.
         out: folder of the checkpoint.
-        network: options of ``models.build`` besides sensors, steps and outputs.
-        settings: of the training loop.
+        row: method, encoder, inputs and settings.
         protocol: of the evaluation.
-        rivals: also score Individual and extra-trees in the same folds.
+        rivals: also score Individual and trees in the same folds.
         evaluate: False = scores come from the split that stops the training, which is optimistic.
         per_set: most samples of each set (0 = all), drawn at random.
         derive_l8: train l8 on band-pass adjusted s2 where there is no l8.
@@ -65,8 +59,7 @@ class TrainRequest:
     samples: tuple[Path, ...]
     sensors: tuple[str, ...]
     out: Path
-    network: dict[str, Any]
-    settings: Settings
+    row: Row
     protocol: Protocol
     rivals: bool = True
     evaluate: bool = True
@@ -81,9 +74,6 @@ class TrainReport:
 
     card: CheckpointCard
     evaluation: Evaluation
-
-
-METHOD, ENCODER = "mdico", "tempcnn"
 
 
 def train(request: TrainRequest, log: Log) -> TrainReport:
@@ -113,38 +103,58 @@ def train(request: TrainRequest, log: Log) -> TrainReport:
                          then="add one, or leave --derive-l8 out")
     table = stack(sets, request.task, sensors, derive_l8=request.derive_l8)
     _check(table, request.protocol, request.evaluate)
-    options = models.complete(ENCODER, {
-        "sensors": {k: len(request.task.features[k]) + len(CONTEXT) for k in sensors},
-        "steps": request.task.steps, "outputs": len(request.task.classes) or 1, **request.network,
-    })
     log(f"{sum(s.rows for s in sets)} samples of {len(sets)} sets, {', '.join(sensors)}")
-    methods = (METHOD, "individual") if request.rivals else (METHOD,)
-    contest = Contest(methods, ENCODER, options, request.settings, request.rivals)
-    result = (evaluate(table, request.protocol, contest, log) if request.evaluate
-              else evaluate_inner(table, request.protocol,
-                                  replace(contest, methods=(METHOD,), trees=False)))
-    epochs = int(np.median(result.epochs[METHOD]))
-    log(f"final network: {epochs} epochs on all samples")
     everything = np.ones(len(table.sample), bool)
-    data = tensors(table, everything)
-    final = replace(contest, settings=replace(request.settings, epochs=epochs))
-    fitted = fit_network(METHOD, final, data, table, everything, None, request.protocol.seed)
+    kind, seed, row = request.protocol.kind, request.protocol.seed, request.row
+    trained = None
+    if request.evaluate:
+        result = evaluate(table, request.protocol, _contenders(request), log)
+    else:
+        trained = train_row(table, row, everything, kind, seed)
+        result = evaluate_inner(trained, row.method)
+    epochs = int(np.median(result.epochs[row.method]))
+    if row.recipe.members == 1:  # nothing needs to be kept from it any more
+        log(f"final network: {epochs} epochs on all samples")
+        trained = train_row(table, row, everything, kind, seed, whole=epochs)
+    elif trained is None:
+        log(f"final networks: {row.recipe.members}, each stopped by another part of the samples")
+        trained = train_row(table, row, everything, kind, seed)
+    data = trained.data
     cards = {k: _scored(data.cards[k], result, k, request) for k in sensors}
     card = CheckpointCard(
-        name=request.out.name, task=request.task.key, method=METHOD, encoder=ENCODER,
-        options=options, feature_path=FEATURE_PATH, steps=request.task.steps, sensors=cards,
+        name=request.out.name, task=request.task.key, method=row.method,
+        encoder=row.encoder, options=trained.options, feature_path=FEATURE_PATH,
+        steps=request.task.steps, sensors=cards,
         metric=metric_name(request.task), protocol=_protocol(request, epochs),
         baselines={_TITLES[m]: {k: round(result.mean(m, k)[0], 4) for k in sensors
                                 if result.of(m, k)}
-                   for m in result.methods if m in _TITLES},
+                   for m in result.methods if m in _TITLES and m != row.method},
         data=tuple(_describe(s) for s in sets), sha256="", target_mean=data.mean,
         target_std=data.std, commit=_commit(), created=datetime.now(UTC).isoformat("T", "seconds"),
         notes=tuple(_notes(request, sets, table, result)),
     )
-    return TrainReport(save_checkpoint(request.out, card, arrays(fitted.module)), result)
+    return TrainReport(save_checkpoint(request.out, card, arrays(trained.module)), result)
 
 
-_TITLES = {"individual": "Individual", TREES: TREES, SEASON: SEASON}
+_TITLES = {"individual": "Individual", "extra-trees": "extra-trees",
+           "no-satellite": "extra-trees, no satellite"}
+
+
+def _contenders(request: TrainRequest) -> tuple[Row, ...]:
+    """What is trained, and what it is compared with: the same inputs and budget."""
+    row = request.row
+    if not request.rivals:
+        return (row,)
+    rivals = () if row.method == "individual" else (
+        replace(row, method="individual"),)
+    return (row, *rivals, *(_trees(row, kind) for kind in ("extra-trees", "no-satellite")))
+
+
+def _trees(row: Row, kind: str) -> Row:
+    """Trees on the inputs of a row."""
+    made = parse_row(kind)
+    inputs = {k: getattr(row.recipe, k) for k in ("context", "place", "location")}
+    return replace(made, recipe=replace(made.recipe, **inputs))
 
 
 def _fewer(samples: SampleSet, most: int, seed: int) -> SampleSet:
@@ -152,12 +162,8 @@ def _fewer(samples: SampleSet, most: int, seed: int) -> SampleSet:
     unique = np.unique(samples.ids)
     if not 0 < most < len(unique):
         return samples
-    keep = np.isin(samples.ids, np.random.default_rng(seed).choice(unique, most, replace=False))
-    per_row = ("ids", "lon", "lat", "target", "groups", "months", "primary")
-    return replace(
-        samples, **{k: getattr(samples, k)[keep] for k in per_row},
-        series={k: (x[keep], valid[keep]) for k, (x, valid) in samples.series.items()},
-    )
+    kept = np.random.default_rng(seed).choice(unique, most, replace=False)
+    return samples.take(np.isin(samples.ids, kept))
 
 
 def _check_names(sets: Sequence[SampleSet], folders: Sequence[Path]) -> None:
@@ -186,7 +192,7 @@ def _check(table: Table, protocol: Protocol, evaluated: bool) -> None:
                          then="use --folds 2, --protocol random, or more places")
     everything = np.ones(len(table.sample), bool)
     tests = ([test for _, test in protocol.splits(table)] if evaluated else
-             [inner_rows(table, everything, protocol.kind, protocol.seed)[1]])
+             inner_parts(table, everything, protocol.kind, protocol.seed, 1)[:1])
     for key in table.sensors:
         if (fewest := min(int((test & table.scored(key)).sum()) for test in tests)) < FEWEST:
             part = "a test fold" if evaluated else "the inner split"
@@ -199,17 +205,18 @@ def _check(table: Table, protocol: Protocol, evaluated: bool) -> None:
 
 def _scored(card: SensorCard, result: Evaluation, key: str, request: TrainRequest) -> SensorCard:
     """The normaliser's card with what the evaluation found."""
-    found = result.of(METHOD, key)
+    name = request.row.method
+    found = result.of(name, key)
     rows = np.concatenate([o.rows for o in found])
     steps = coverage_steps(request.task.steps)
     # mapping ranks the sensors by these curves, so they must be about the same samples
-    easier = result.advantage(METHOD, key)
-    means = [result.mean(METHOD, key, kept)[0] - easier for kept in steps]
-    mean, std = result.mean(METHOD, key)
+    easier = result.advantage(name, key)
+    means = [result.mean(name, key, kept)[0] - easier for kept in steps]
+    mean, std = result.mean(name, key)
     widths: tuple[float, ...] = ()
     temperature = 1.0
     if request.task.kind == "regression":
-        parts = [result.of(METHOD, key, kept) for kept in steps]
+        parts = [result.of(name, key, kept) for kept in steps]
         widths = tuple(
             half_width(result.target[np.concatenate([o.rows for o in p])],
                        np.concatenate([o.value for o in p])) for p in parts
@@ -217,7 +224,7 @@ def _scored(card: SensorCard, result: Evaluation, key: str, request: TrainReques
     else:
         temperature = fit_temperature(np.concatenate([o.raw for o in found]), result.target[rows])
     accepts = list(card.accepts)
-    if request.settings.jitter:
+    if request.row.recipe.settings.jitter:
         accepts += [c for r in card.accepts for c in COVERED.get(r, ())]
     return replace(
         card, accepts=tuple(dict.fromkeys(accepts)), coverage_steps=steps,
@@ -230,8 +237,10 @@ def _scored(card: SensorCard, result: Evaluation, key: str, request: TrainReques
 def _protocol(request: TrainRequest, epochs: int) -> str:
     p = request.protocol
     unit = "whole groups (places)" if p.kind == "site" else "single samples (places recur)"
+    settings = request.row.recipe.settings
     stop = (f"each network stopped by an inner split of the same kind (patience "
-            f"{request.settings.patience}, at most {request.settings.epochs} epochs)")
+            f"{settings.patience}, at most {settings.epochs} epochs)" if settings.patience else
+            f"each network trained for {settings.epochs} epochs")
     if not request.evaluate:
         how = "not evaluated: scores are of the inner split that stopped the training"
     elif p.hold_out:
@@ -240,8 +249,12 @@ def _protocol(request: TrainRequest, epochs: int) -> str:
         how = f"one test fold of a fifth of the samples, split by {unit}"
     else:
         how = f"{p.count} folds by {unit}, {p.seeds} repetitions"
-    return (f"{how}; {stop}; the shipped network then took {epochs} epochs, their median, on all "
-            f"samples; observations withheld at random for the coverage curve")
+    final = (f"the shipped network then took {epochs} epochs, their median, on all samples"
+             if request.row.recipe.members == 1 else
+             f"the {request.row.recipe.members} shipped networks then were trained on all samples, "
+             "each stopped by another part of them")
+    return (f"{request.row.text}: {how}; {stop}; {final}; observations withheld at random for the "
+            "coverage curve")
 
 
 def _describe(s: SampleSet) -> dict[str, Any]:
@@ -257,7 +270,7 @@ def _notes(request: TrainRequest, sets: Sequence[SampleSet], table: Table,
     if closed:
         notes.append("The weights were trained on sets whose licence is restricted or not stated: "
                      f"{', '.join(closed)}; the sets themselves are not part of this project.")
-    if request.settings.jitter:
+    if request.row.recipe.settings.jitter:
         notes.append(
             f"Training shifted radar levels by up to {S1_SHIFT_DB} dB and optical levels by up to "
             f"{OPTICAL_GAIN:.0%}, common to a sample; radiometries beyond the trained one that "
@@ -268,13 +281,13 @@ def _notes(request: TrainRequest, sets: Sequence[SampleSet], table: Table,
         notes.append(f"l8 was also trained on {n} series computed from s2 (HLS band-pass "
                      "adjustment, doi:10.1016/j.rse.2018.09.002); it is scored on real l8 only.")
     for sensor in table.sensors:
-        if easier := round(result.advantage(METHOD, sensor), 4):
+        if easier := round(result.advantage(request.row.method, sensor), 4):
             notes.append(
                 f"{sensor} is scored on fewer samples than the others; its coverage curve is moved "
                 f"by {-easier:+.3f}, by what the other sensors score better on those samples, "
                 "so that the curves compare.")
         rows = [f"{name} {v[result.metric]:.3f} (n={v['n']:.0f})"
-                for name, v in result.by_set(METHOD, sensor).items()]
+                for name, v in result.by_set(request.row.method, sensor).items()]
         notes.append(f"Held-out {result.metric} of {sensor} by set: {', '.join(rows)}.")
     return notes
 

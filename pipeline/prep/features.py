@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pipeline.spec.card import SensorCard
+from pipeline.spec.context import CONTEXT as CONTEXT
 from pipeline.spec.cube import Cube
 
 Bands = Mapping[str, np.ndarray]
-
-# Appended to every step, after the features: is there an observation, and the season.
-CONTEXT = ("valid", "month_sin", "month_cos")
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -73,43 +71,79 @@ def features(x: np.ndarray, bands: Sequence[str], names: Sequence[str]) -> np.nd
     """Raw features of composited series.
 
     Args:
-        x: [N, T, B] float32 in the sensor's unit (dB, reflectance), NaN for gaps.
+        x: [N, T, B], or images [N, T, B, H, W], float32 in the sensor's unit (dB, reflectance),
+            NaN for gaps.
         bands: name of each of the B bands.
         names: features wanted.
 
     Returns:
-        [N, T, F] float32, NaN for gaps.
+        [N, T, F] or [N, T, F, H, W] float32, NaN for gaps.
     """
-    by_name = {name: x[..., k] for k, name in enumerate(bands)}
+    by_name = {name: x[:, :, k] for k, name in enumerate(bands)}
     return np.stack(
-        [by_name[n] if n in by_name else INDICES[n][1](by_name) for n in names], axis=-1
+        [by_name[n] if n in by_name else INDICES[n][1](by_name) for n in names], axis=2
     ).astype(np.float32)
 
 
+def observed(raw: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Where all features are there: (N, T) bool, of images (N, T, H, W).
+
+    Args:
+        raw: of ``features``.
+        valid: (N, T) bool, the step has an observation.
+    """
+    image = (1,) * (raw.ndim - 3)
+    return valid.reshape(*valid.shape, *image) & np.isfinite(raw).all(2)
+
+
 def model_input(
-    x: np.ndarray, valid: np.ndarray, months: np.ndarray, bands: Sequence[str], card: SensorCard
+    x: np.ndarray, valid: np.ndarray, months: np.ndarray, bands: Sequence[str], card: SensorCard,
+    static: np.ndarray | None = None,
 ) -> np.ndarray:
     """Model input of composited series: z-scored features and context, gaps marked as gaps.
 
     Args:
-        x: [N, T, B] float32 in the sensor's unit, NaN for gaps.
+        x: [N, T, B], or images [N, T, B, H, W], float32 in the sensor's unit, NaN for gaps.
         valid: [N, T] bool, the step has an observation.
         months: [T] or [N, T] month index of each step (``spec.timeline``).
         bands: name of each of the B bands.
-        card: features and their mean and standard deviation.
+        card: features and context, and their mean and standard deviation.
+        static: [N, S] place features of ``card.static`` in their units, NaN where unknown; None
+            when nothing is known of the place.
 
     Returns:
-        [N, T, F + 3] float32. A gap is 0 (the mean) in all features with ``valid`` = 0, so that
-        a network can tell it from an average observation.
+        [N, T, C] float32: features, ``card.context``, and with ``card.static`` the place features
+        and one channel that says whether they are known. A gap is 0 (the mean) in all features
+        with ``valid`` = 0, so that a network can tell it from an average observation. Of images
+        [N, T, C, H, W], where a single missing pixel is 0, too, and context fills its channel.
     """
     raw = features(x, bands, card.features)
-    seen = valid & np.isfinite(raw).all(-1)  # (N, T)
-    z = (raw - np.asarray(card.mean, np.float32)) / np.asarray(card.std, np.float32)
-    z = np.where(seen[..., None], z, np.float32(0))
+    image = (1,) * (raw.ndim - 3)  # axes of the pixels of images
+    mean, std = (np.asarray(v, np.float32).reshape(-1, *image) for v in (card.mean, card.std))
+    there = observed(raw, valid)
+    z = np.where(there[:, :, None], (raw - mean) / std, np.float32(0))
+    seen = there.any((2, 3)) if image else there  # (N, T)
     angle = 2 * np.pi * (np.asarray(months) % 12) / 12
-    season = np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)  # (..., T, 2)
-    season = np.broadcast_to(season, (*seen.shape, 2))
-    return np.concatenate([z, seen[..., None].astype(np.float32), season], axis=-1)
+    channels = {"valid": seen, "month_sin": np.sin(angle), "month_cos": np.cos(angle)}
+    parts = [np.broadcast_to(channels[n], seen.shape)[..., None].astype(np.float32)
+             for n in card.context]
+    if card.static:
+        parts.append(_place(static, card, seen.shape))
+    flat = [p.reshape(*p.shape, *image) for p in parts]  # (N, T, c) or (N, T, c, 1, 1)
+    filled = [np.broadcast_to(p, (*p.shape[:3], *raw.shape[3:])) for p in flat]
+    return np.concatenate([z, *filled], axis=2)
+
+
+def _place(static: np.ndarray | None, card: SensorCard, shape: tuple[int, int]) -> np.ndarray:
+    """[N, T, S + 1] z-scored place features and whether all are known; zero where not."""
+    n, t = shape
+    raw = np.full((n, len(card.static)), np.nan, np.float32) if static is None else static
+    z = ((raw - np.asarray(card.static_mean, np.float32))
+         / np.asarray(card.static_std, np.float32)).astype(np.float32)
+    known = np.isfinite(z).all(1, keepdims=True)
+    z = np.where(known, z, np.float32(0))
+    block = np.concatenate([z, known.astype(np.float32)], axis=1)  # (N, S + 1)
+    return np.broadcast_to(block[:, None], (n, t, block.shape[1]))
 
 
 def cube_pixels(cube: Cube) -> tuple[np.ndarray, np.ndarray]:

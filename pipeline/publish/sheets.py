@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from pipeline.publish.item import MapRecord, map_item
 from pipeline.publish.preview import SheetPreview, write_preview
 from pipeline.publish.promote import open_stage, promote
 from pipeline.spec.card import CheckpointCard
+from pipeline.spec.context import LAYERS
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.grid import Sheet
 from pipeline.spec.layers import NO_SENSOR, OUTSIDE, layers_of
 from pipeline.spec.manifest import RunManifest
 from pipeline.spec.request import MapRequest
+from pipeline.spec.sensors import SENSORS
 
 MANIFEST = "manifest.json"
 _WINDOW = 2048  # pixels of the store looked at together
@@ -45,7 +47,8 @@ def publish(
     A single sheet's files lie in ``request.out``, several sheets' in a folder each.
 
     Args:
-        request, card, manifest, items: what was done; they end up in tags, item and manifest.
+        request, card, manifest: what was done; they end up in tags, item and manifest.
+        items: per sensor, and per layer of elevation and land cover.
         sheets: of the area.
         store: of the results.
 
@@ -146,7 +149,6 @@ def _tags(
 ) -> dict[str, str]:
     """What a COG says of itself when it has lost its folder."""
     every = "".join(f"{key}:{found.fingerprint};" for key, found in sorted(items.items()))
-    sources = sorted({s for stamp in manifest.items.values() for s in stamp["sources"]})
     return {
         "TASK": request.task.key,
         "SENSOR": request.sensor,
@@ -154,9 +156,11 @@ def _tags(
         "CHECKPOINT": card.name,
         "CARD_SHA256": card.sha256,
         "ITEMS_SHA256": hashlib.sha256(every.encode()).hexdigest(),
-        "SOURCES": ", ".join(sources),
+        "SOURCES": _sources(manifest, manifest.items),
         "FEATURE_PATH": card.feature_path,
-        "SMOOTHING_PX": ", ".join(f"{k} {request.task.smooth_px(k)}" for k in items),
+        "QUALITY": "; ".join(f"{name}: {rule}" for name, rule in manifest.rules.items()),
+        "SMOOTHING_PX": ", ".join(f"{k} {request.task.smooth_px(k)}" for k in items
+                                  if k in SENSORS),
         "SOFTWARE": f"wallmap {manifest.versions.get('wallmap', 'unknown')}",
     }
 
@@ -178,14 +182,28 @@ def _record(
         timeline=request.timeline,
         created=datetime.fromisoformat(manifest.finished),
         software=dict(manifest.versions),
-        lineage=f"monthly composites of {tags['SOURCES']}; {card.method} with {card.encoder} "
-        f"encoders, checkpoint {card.name} ({card.sha256[:12]})",
+        lineage=_lineage(card, manifest),
         derived_from=tuple(hrefs),
         properties={"wallmap:task": task.key, "wallmap:sensor": request.sensor,
                     "wallmap:card_sha256": card.sha256,
                     "wallmap:items_sha256": tags["ITEMS_SHA256"],
-                    "wallmap:mapped_share": manifest.mapped_share},
+                    "wallmap:mapped_share": manifest.mapped_share,
+                    "wallmap:quality": manifest.quality,
+                    "wallmap:quality_rules": dict(manifest.rules)},
     )
+
+
+def _lineage(card: CheckpointCard, manifest: RunManifest) -> str:
+    """What the map was computed from and by, in a line."""
+    layers = [key for key in manifest.items if key in LAYERS]
+    place = f"; place features of {_sources(manifest, layers)}" if layers else ""
+    images = _sources(manifest, [key for key in manifest.items if key not in LAYERS])
+    return (f"monthly composites of {images}{place}; {card.method} with {card.encoder} encoders, "
+            f"checkpoint {card.name} ({card.sha256[:12]})")
+
+
+def _sources(manifest: RunManifest, keys: Iterable[str]) -> str:
+    return ", ".join(sorted({s for key in keys for s in manifest.items[key]["sources"]}))
 
 
 def _lonlat(sheet: Sheet) -> BaseGeometry:

@@ -16,15 +16,18 @@ from tqdm.auto import tqdm
 
 from pipeline.sandbox.acquire import stage, write_product
 from pipeline.sandbox.items import COLLECTION
+from pipeline.sandbox.layers import LAYER_COLLECTION, write_layers
 from pipeline.sandbox.params import SandboxParams
 from pipeline.sandbox.schedule import products, zones
 from pipeline.sandbox.truth import write_truth
 from pipeline.spec.errors import BadRequest
 
-VERSION = 1  # raise it whenever equal parameters would give other files
+VERSION = 2  # raise it whenever equal parameters would give other files
 PARAMETERS = "sandbox.json"
 _TITLE = {"s1": "Simulated Sentinel-1 RTC", "s2": "Simulated Sentinel-2 L2A",
-          "l8": "Simulated Landsat Collection 2 Level-2"}
+          "l8": "Simulated Landsat Collection 2 Level-2", "dem": "Simulated Copernicus DEM GLO-30",
+          "landcover": "Simulated ESA WorldCover"}
+_FOLDER = COLLECTION | LAYER_COLLECTION
 
 
 def write(out: Path, params: SandboxParams, progress: bool = False) -> Path:
@@ -65,7 +68,7 @@ def _write_whole(out: Path, params: SandboxParams, progress: bool) -> None:
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         work.chmod(0o755)  # mkdtemp makes it private
-        items = _write_products(work, params, progress)
+        items = _write_products(work, params, progress) | write_layers(params, work)
         _write_catalogue(work, params, items)
         _write_table(work, out, items)
         write_truth(params, work)
@@ -118,7 +121,7 @@ def _write_products(out: Path, params: SandboxParams, progress: bool
 def _write_catalogue(out: Path, params: SandboxParams, items: dict[str, list[dict[str, Any]]]
                      ) -> None:
     for sensor, found in items.items():
-        name = COLLECTION[sensor]
+        name = _FOLDER[sensor]
         _dump(out / name / "collection.json", {
             "type": "Collection", "id": name, "stac_version": "1.0.0", "stac_extensions": [],
             "title": _TITLE[sensor], "license": "CC0-1.0",
@@ -143,7 +146,7 @@ def _write_catalogue(out: Path, params: SandboxParams, items: dict[str, list[dic
         "links": [
             {"rel": "root", "href": "./catalog.json", "type": "application/json"},
             *({"rel": "child", "href": f"./{name}/collection.json", "type": "application/json"}
-              for name in COLLECTION.values()),
+              for name in _FOLDER.values()),
         ],
     })
 
@@ -153,7 +156,7 @@ def _write_table(work: Path, out: Path, items: dict[str, list[dict[str, Any]]]) 
     rows = []
     for sensor, found in items.items():
         for i in found:
-            base = out / COLLECTION[sensor] / i["id"]
+            base = out / _FOLDER[sensor] / i["id"]
             assets = {k: {**a, "href": str(base / a["href"])} for k, a in i["assets"].items()}
             rows.append({**i, "assets": assets, "links": []})
     table = stac_geoparquet.arrow.parse_stac_items_to_arrow(rows)

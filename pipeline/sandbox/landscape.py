@@ -16,6 +16,7 @@ from pipeline.sandbox.geo import epsg_of
 from pipeline.sandbox.noise import mix, smooth, uniform
 from pipeline.sandbox.params import SandboxParams
 from pipeline.sandbox.phenology import COVER_CODE
+from pipeline.sandbox.terrain import ridges
 
 # farmed land: share of each cover
 _SHARES = {"winter cereal": 0.26, "maize": 0.11, "rapeseed": 0.10, "sunflower": 0.12,
@@ -102,7 +103,7 @@ def _traits(x: np.ndarray, y: np.ndarray, seed: int, cover: np.ndarray, field: n
         # sum of three uniforms, scaled to standard deviation 1: nearly normal and bounded
         return (uniform(key, 3 * k) + uniform(key, 3 * k + 1) + uniform(key, 3 * k + 2) - 1.5) * 2
 
-    exposure = 0.85 * smooth(x, y, 900, seed, 31, octaves=2) + 0.35 * smooth(x, y, 120, seed, 32)
+    exposure = 0.85 * ridges(x, y, seed) + 0.35 * smooth(x, y, 120, seed, 32)
     grain = np.where(cover == COVER_CODE["built-up"], 0.7, 0.08)  # gardens between the roofs
     return Ground(
         x=x, y=y, cover=cover, field=field,

@@ -190,5 +190,7 @@ def _relations() -> Iterator[tuple[str, str]]:
     yield "absorption of water", "Hale & Querry 1973, doi:10.1364/AO.12.000555"
     yield "radar", "water cloud model, Attema & Ulaby 1978, doi:10.1029/RS013i002p00357, with " \
                    "vegetation water content = LFMC/100 x green dry mass"
+    yield "terrain", "exposed ground, which dries out first, is high ground; WorldCover's codes " \
+                     "are those of the cover, with patches of mistakes"
     yield "bare soil, radar", "linear in dB with moisture, doi:10.1109/TGE.1978.294586"
     yield "bare soil, optical", "darkens with moisture, doi:10.2136/sssaj2002.7220"

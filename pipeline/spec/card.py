@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from pipeline.spec.context import CONTEXT, PLACE
 from pipeline.spec.errors import BadRequest
 
 # Version of units, masks, composite and features (pipeline/prep). Raise it whenever the same
@@ -15,6 +18,8 @@ from pipeline.spec.errors import BadRequest
 FEATURE_PATH = "1"
 
 CARD_SCHEMA = 1
+
+LEAST_SPREAD = 0.3
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,25 @@ class SensorCard:
         coverage_score: held-out score with at most that many valid steps (weighted F1 or R2),
             brought to one footing where a sensor was scored on easier samples than the others:
             what ``auto`` compares.
-        coverage_half_width: held-out 90 % quantile of the absolute error at that many valid
-            steps, in the task's unit; empty for classification.
-        temperature: softmax temperature, fitted on held-out predictions; 1 for regression.
+        coverage_half_width: half-width of the 90 % interval at that many valid steps where
+            ``interval_spread`` is 1, in the task's unit; empty for classification.
+        interval_spread: (a, b): the half-width is a + b times the predicted value as wide
+            (``spread``), since a value's error may grow with it.
+        interval_coverage: share of held-out values, with all steps, within intervals that were
+            taken from the other folds, mean over the places; None when it was not measured.
+        temperature: softmax temperature, fitted on rows that neither the network learned from nor
+            a score was taken over; 1 for regression.
+        ece: expected calibration error of the held-out probabilities before and after that
+            temperature; None when it was not measured.
+        domain_threshold: dissimilarity index (``models.domain``) above which an input lies outside
+            the training domain; None where the checkpoint has no prototypes of the sensor.
         score, score_std: held-out score with all steps, mean and standard deviation over folds;
             None when it was not measured.
+        context: channels beside the features at every step, of ``spec.context.CONTEXT``; none are
+            the paper's inputs.
+        static: place features (``spec.context``) repeated at every step after the context, in the
+            order of the input; followed by one channel that says whether they are known.
+        static_mean, static_std: their normaliser.
     """
 
     features: tuple[str, ...]
@@ -49,14 +68,45 @@ class SensorCard:
     temperature: float = 1.0
     score: float | None = None
     score_std: float | None = None
+    interval_spread: tuple[float, float] = (1.0, 0.0)
+    interval_coverage: float | None = None
+    ece: tuple[float, float] | None = None
+    domain_threshold: float | None = None
+    context: tuple[str, ...] = CONTEXT
+    static: tuple[str, ...] = ()
+    static_mean: tuple[float, ...] = ()
+    static_std: tuple[float, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Channels of the model input."""
+        place = len(self.static) + 1 if self.static else 0
+        return len(self.features) + len(self.context) + place
 
     def score_at(self, steps: float) -> float:
         """Expected score with that many valid steps (linear between the measured ones)."""
         return _interpolate(steps, self.coverage_steps, self.coverage_score)
 
     def half_width_at(self, steps: float) -> float:
-        """Half-width of the 90 % interval with that many valid steps, in the task's unit."""
+        """Half-width of the 90 % interval with that many valid steps where the spread is 1, in the
+        task's unit."""
         return _interpolate(steps, self.coverage_steps, self.coverage_half_width)
+
+    def half_width(self, steps: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """(N,) half-widths of the 90 % intervals around predicted values, in the task's unit.
+
+        Args:
+            steps: (N,) whole numbers of valid steps.
+            value: (N,) predictions.
+        """
+        by_steps = np.array([self.half_width_at(k) for k in range(int(steps.max(initial=0)) + 1)])
+        return by_steps[steps] * spread(self.interval_spread, value)
+
+
+def spread(line: tuple[float, float], value: np.ndarray) -> np.ndarray:
+    """How much wider the intervals are at a value than in the mean: a + b value, at least
+    ``LEAST_SPREAD``, so that no prediction far off the line is given as certain."""
+    return np.maximum(line[0] + line[1] * np.asarray(value, np.float64), LEAST_SPREAD)
 
 
 @dataclass(frozen=True)
@@ -135,9 +185,23 @@ def _check_sensor(key: str, s: SensorCard) -> None:
                    got=f"{len(s.mean)} and {len(s.std)}")
     if not all(math.isfinite(v) for v in (*s.mean, *s.std)):
         raise _bad(f"card.json: mean or std of {key} is not finite")
+    if unknown := [c for c in s.context if c not in CONTEXT] + [p for p in s.static
+                                                                if p not in PLACE]:
+        raise _bad(f"card.json: {key} has inputs that this version does not know",
+                   got=", ".join(unknown), allowed=", ".join([*CONTEXT, *PLACE]))
+    sizes = {len(s.static), len(s.static_mean), len(s.static_std)}
+    if len(sizes) > 1 or not all(math.isfinite(v) for v in s.static_mean) or not all(
+            0 < v < math.inf for v in s.static_std):
+        raise _bad(f"card.json: static_mean and static_std of {key} do not fit its "
+                   f"{len(s.static)} place features")
     k = len(s.coverage_steps)
     if k == 0 or len(s.coverage_score) != k or len(s.coverage_half_width) not in (0, k):
         raise _bad(f"card.json: the coverage curve of {key} is incomplete", got=f"{k} steps")
+    threshold = s.domain_threshold
+    if len(s.interval_spread) != 2 or not all(map(math.isfinite, s.interval_spread)) or (
+            threshold is not None and not 0 < threshold < math.inf):
+        raise _bad(f"card.json: the interval or the domain of {key} makes no sense",
+                   got=f"{s.interval_spread}, {threshold}")
 
 
 def _bad(what: str, **kwargs: str) -> BadRequest:

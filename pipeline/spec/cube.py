@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -21,6 +22,8 @@ class Cube:
         geobox: Y x X pixel grid.
         x: [T, B, Y, X] float32, the sensor's unit; NaN where there is no valid observation.
         count: [T, Y, X] uint8, valid observations (distinct passes) that went into a step.
+        place: place features by name (``spec.context``), [Y, X] float32, NaN where unknown; empty
+            where nothing is known of the place, or nothing is wanted.
     """
 
     sensor: str
@@ -29,6 +32,7 @@ class Cube:
     geobox: GeoBox
     x: np.ndarray
     count: np.ndarray
+    place: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         t, (h, w) = self.timeline.steps, self.geobox.shape
@@ -37,6 +41,9 @@ class Cube:
             raise ValueError(f"cube x is {self.x.dtype}{self.x.shape}, wanted float32{want_x}")
         if self.count.shape != want_n or self.count.dtype != np.uint8:
             raise ValueError(f"count is {self.count.dtype}{self.count.shape}, wanted uint8{want_n}")
+        for name, values in self.place.items():
+            if values.shape != (h, w) or values.dtype != np.float32:
+                raise ValueError(f"{name} is {values.dtype}{values.shape}, wanted float32{(h, w)}")
 
     @property
     def valid(self) -> np.ndarray:

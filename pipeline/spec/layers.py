@@ -1,4 +1,4 @@
-"""The four rasters of a sheet: what their codes mean and how they are encoded."""
+"""The five rasters of a sheet: what their codes mean and how they are encoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import MapClass, Task
 
 NO_SENSOR = 0  # in sensor.tif: inside the area, but no sensor had usable observations
-OUTSIDE = 255  # in sensor.tif: outside the area
+OUTSIDE = 255  # in sensor.tif and quality.tif: outside the area
+
+# quality.tif; the thresholds are in ``pipeline.spec.quality``. The later rule wins: a pixel outside
+# the training domain stays mapped, but neither its probability nor its interval can be relied on.
+NO_QUALITY, GOOD, LOW, FEW, UNLIKE = 0, 1, 2, 3, 4
 
 # Okabe and Ito 2008, "Color Universal Design": told apart by colour-blind readers, too
 _SENSOR_COLOURS = ((0, 114, 178), (0, 158, 115), (230, 159, 0), (204, 121, 167), (86, 180, 233))
@@ -62,7 +66,7 @@ class Layer:
 
 
 def layers_of(task: Task) -> tuple[Layer, ...]:
-    """The layers of a sheet of that task: map, confidence, sensor, observations.
+    """The layers of a sheet of that task: map, confidence, sensor, observations, quality.
 
     Raises:
         ValueError: the task's codes do not fit its dtype, or one of them is its nodata.
@@ -84,7 +88,7 @@ def layers_of(task: Task) -> tuple[Layer, ...]:
     observations = Layer(
         "observations", "Valid observations used", "uint16", 65535, "values", unit="1"
     )
-    return mapped, confidence, sensor_layer(), observations
+    return mapped, confidence, sensor_layer(), observations, quality_layer()
 
 
 def sensor_layer() -> Layer:
@@ -94,3 +98,15 @@ def sensor_layer() -> Layer:
         colour = _SENSOR_COLOURS[(s.code - 1) % len(_SENSOR_COLOURS)]
         classes.append(MapClass(s.code, s.key, colour))
     return Layer("sensor", "Sensor of the pixel", "uint8", OUTSIDE, "classes", tuple(classes))
+
+
+def quality_layer() -> Layer:
+    """How far each pixel can be trusted."""
+    classes = (
+        MapClass(NO_QUALITY, "none", _NO_SENSOR_COLOUR),
+        MapClass(GOOD, "good", (205, 226, 214)),
+        MapClass(LOW, "low confidence", (245, 206, 98)),
+        MapClass(FEW, "few observations", (116, 173, 209)),
+        MapClass(UNLIKE, "outside the training domain", (165, 15, 21)),
+    )
+    return Layer("quality", "Quality", "uint8", OUTSIDE, "classes", classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,6 +23,7 @@ class TileRecord:
         area_px: pixels of the tile inside the area.
         mapped_px: of these, pixels with a value, per sensor.
         observations: mean number of observations of the area's pixels, per sensor that was read.
+        quality: pixels with a value, per quality class (``quality.tif``).
         seconds: wall time per stage.
     """
 
@@ -33,6 +35,7 @@ class TileRecord:
     area_px: int
     mapped_px: Mapping[str, int] = field(default_factory=dict)
     observations: Mapping[str, float] = field(default_factory=dict)
+    quality: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -47,9 +50,13 @@ class RunManifest:
     Attributes:
         request: the request, as JSON.
         card: name, sha256 and feature path of the checkpoint.
-        items: per sensor: number, fingerprint, sources, skipped items with reasons.
+        items: per sensor, and per layer of elevation and land cover: number, fingerprint,
+            sources, skipped items with reasons.
         refused: sensors not used at all, with the reason.
+        unknown: layers that the checkpoint would use and that were not found, with the reason:
+            the map was made as if nothing was known of the place.
         tiles: one record each.
+        rules: what makes a pixel's quality class, in words.
         files: published files, relative to the manifest.
         versions: of the code and the libraries that touch pixels.
         started, finished: ISO 8601, UTC.
@@ -60,6 +67,8 @@ class RunManifest:
     items: Mapping[str, Mapping[str, Any]]
     refused: Mapping[str, str]
     tiles: tuple[TileRecord, ...]
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
@@ -79,6 +88,14 @@ class RunManifest:
         return self.mapped_px / max(self.area_px, 1)
 
     @property
+    def quality(self) -> dict[str, float]:
+        """Share of the mapped pixels in each quality class that occurs."""
+        count: Counter[str] = Counter()
+        for tile in self.tiles:
+            count.update(tile.quality)
+        return {name: n / max(self.mapped_px, 1) for name, n in count.items()}
+
+    @property
     def failed(self) -> tuple[TileRecord, ...]:
         return tuple(t for t in self.tiles if t.status == "failed")
 
@@ -89,6 +106,6 @@ class RunManifest:
             "totals": {
                 "area_px": self.area_px, "mapped_px": self.mapped_px,
                 "mapped_share": self.mapped_share, "tiles": len(self.tiles),
-                "failed": len(self.failed),
+                "failed": len(self.failed), "quality": self.quality,
             },
         }

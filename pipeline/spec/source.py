@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["reflectance", "linear", "dB", "dn20log10"]
+Unit = Literal["reflectance", "linear", "dB", "dn20log10", "m", "class"]
 OffsetRule = Literal["fixed", "s2-baseline", "raster-bands"]
 MaskRule = Literal["scl", "landsat-c2", "landsat-c1"]
 
@@ -17,11 +17,12 @@ class Source:
 
     Attributes:
         key: ``provider/collection``, written into manifests and tags.
-        sensor: sensor key.
+        sensor: sensor key, or a layer of ``spec.context``.
         collection: STAC collection id.
         assets: canonical band name -> asset key.
         unit: what ``DN * scale + offset`` is: ``reflectance``, ``linear`` backscatter power,
-            ``dB``, or ``dn20log10`` (dB = 20 log10(DN) + offset).
+            ``dB``, ``dn20log10`` (dB = 20 log10(DN) + offset), ``m`` (elevation) or ``class``
+            (codes of land cover).
         scale: multiplied first.
         offset: added next (after the mask: a valid DN may become 0 or negative).
         offset_rule: ``fixed`` = scale and offset above; ``s2-baseline`` = offset applies from
@@ -32,7 +33,8 @@ class Source:
         mask_asset: asset of the quality band; empty where the archive has none.
         mask: rule that turns the quality band into "clear".
         radiometry: what a pixel value means, matched against the checkpoint's card:
-            ``gamma0-rtc``, ``sigma0``, ``l2a``, ``landsat-c2-sr``, ``landsat-c1-sr``.
+            ``gamma0-rtc``, ``sigma0``, ``l2a``, ``landsat-c2-sr``, ``landsat-c1-sr``; of layers
+            their vertical datum or legend.
         present: item properties that must exist for this row to apply.
         absent: item properties that must not exist.
         equals: item properties that must have these values.

@@ -23,8 +23,9 @@ class Task:
     """A mapping task.
 
     Attributes:
-        key: ``cropland`` or ``lfmc``.
-        kind: ``classification`` or ``regression``.
+        key: ``cropland``, ``lfmc``, or that of a benchmark (``data.benchmarks``).
+        kind: ``classification``, ``regression``, or ``multilabel`` (classes that do not exclude
+            each other; benchmarks only, nothing maps them).
         title: human-readable name of the mapped quantity.
         label_column: column of ``samples.parquet`` that holds the target.
         classes: classes in the order of the model's outputs; empty for regression.
@@ -41,10 +42,14 @@ class Task:
         valid_range: predictions are clipped to it (regression), in ``unit``.
         season_end: calendar month (1-12) that a season ends in, north of the equator; None when
             any month may be asked for. Only the default period depends on it.
+        slope_m: side of the cells, centred on the pixel, that slope is computed from; an odd
+            multiple of ``read_m``.
+        static: place features (``spec.context``) that a checkpoint may use beside any sensor; the
+            samples are given them, and maps fetch those that the checkpoint's card names.
     """
 
     key: str
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "multilabel"]
     title: str
     label_column: str
     classes: tuple[MapClass, ...]
@@ -59,6 +64,8 @@ class Task:
     nodata: int
     valid_range: tuple[float, float] = (0.0, 0.0)
     season_end: int | None = None
+    slope_m: int = 90  # three cells of a 30 m elevation model
+    static: tuple[str, ...] = ()
 
     def smooth_px(self, sensor: str) -> int:
         """Side of the window that class probabilities are averaged over; 1 = none.
@@ -121,6 +128,10 @@ LFMC = Task(
     scale=0.1,
     nodata=65535,
     valid_range=(0.0, 400.0),
+    # The slopes of the label set are exactly Horn's of whole-metre elevations in cells of 950.47 m:
+    # (8 * 950.47 tan slope)^2 is a sum of two squares of integers for every one of them.
+    slope_m=950,
+    static=("elevation", "slope", "tree", "shrub", "herb", "crop"),
 )
 
 TASKS: dict[str, Task] = {t.key: t for t in (CROPLAND, LFMC)}

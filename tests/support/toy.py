@@ -9,7 +9,6 @@ import torch
 
 import models
 from pipeline.data.checkpoints import save_checkpoint
-from pipeline.prep.features import CONTEXT
 from pipeline.spec.card import FEATURE_PATH, CheckpointCard, SensorCard
 from pipeline.spec.tasks import Task, task
 
@@ -42,7 +41,7 @@ def toy_card(kind: Task, sensors: dict[str, SensorCard] | None = None) -> Checkp
         data=(), sha256="", target_mean=0.0 if kind.classes else 100.0,
         target_std=1.0 if kind.classes else 30.0,
     )
-    channels = {key: len(s.features) + len(CONTEXT) for key, s in entries.items()}
+    channels = {key: s.channels for key, s in entries.items()}
     options = {"sensors": channels, "steps": kind.steps,
                "outputs": len(kind.classes) or 1, "features": 8, "width": 8}
     return dataclasses.replace(card, options=options)

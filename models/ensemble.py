@@ -1,0 +1,53 @@
+"""Several networks of one method, and forests beside them, as one network to map with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.forest import Forest
+
+_LEAST = 1e-4  # a forest's zero probability, as a finite logit
+
+
+class Ensemble(nn.Module):
+    """Mean of the members' class probabilities or values; a forest weighs as much as all members.
+
+    Args:
+        members: trained networks of one method.
+        forests: per sensor a forest on the same input; empty for none.
+        outputs: classes K, or 1 for a regression.
+    """
+
+    def __init__(
+        self, members: Sequence[nn.Module], forests: Mapping[str, Forest], outputs: int
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.forests = nn.ModuleDict(forests)
+        self.outputs = outputs
+
+    def predict(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, K) log probabilities or (N, 1) standardised values."""
+        return self.predict_and_embed(sensor, x)[0]
+
+    def predict_and_embed(self, sensor: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``predict``, and the features of the first member, in one pass."""
+        first, z = self.members[0].predict_and_embed(sensor, x)  # type: ignore[operator]
+        said = [first, *(m.predict(sensor, x) for m in self.members[1:])]  # type: ignore[operator]
+        return self._mean(sensor, x, said), z
+
+    def _mean(self, sensor: str, x: Tensor, said: list[Tensor]) -> Tensor:
+        if self.outputs == 1:
+            mean = torch.stack(said).mean(0)
+            return (mean + self.forests[sensor](x)) / 2 if sensor in self.forests else mean
+        mean = torch.stack([s.softmax(1) for s in said]).mean(0)
+        if sensor in self.forests:
+            mean = (mean + self.forests[sensor](x)) / 2
+        return mean.clamp_min(_LEAST).log()
+
+    def embed(self, sensor: str, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, D): features of the first member."""
+        return self.members[0].embed(sensor, x)  # type: ignore[operator]

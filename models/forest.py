@@ -1,0 +1,49 @@
+"""A fitted forest of decision trees as tensors, so that it maps from the same file as a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Forest(nn.Module):
+    """Mean over the leaves that a row falls into, one leaf a tree.
+
+    All trees advance one level at a time; a leaf leads to itself. The buffers are filled from a
+    fitted ensemble (``pipeline.learn.forests``).
+
+    Args:
+        trees: their number.
+        nodes: of the largest tree; smaller ones are padded.
+        depth: levels below the root of the deepest tree.
+        outputs: K.
+    """
+
+    feature: Tensor
+    left: Tensor
+    right: Tensor
+    threshold: Tensor
+    value: Tensor
+
+    def __init__(self, trees: int, nodes: int, depth: int, outputs: int) -> None:
+        super().__init__()
+        self.depth = depth
+        whole = torch.zeros(trees, nodes, dtype=torch.int32)
+        self.register_buffer("feature", whole)  # column of the flattened row that is looked at
+        self.register_buffer("left", whole.clone())  # next node where value <= threshold
+        self.register_buffer("right", whole.clone())
+        self.register_buffer("threshold", torch.zeros(trees, nodes))
+        self.register_buffer("value", torch.zeros(trees, nodes, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, K): class probabilities, or (N, 1) standardised values."""
+        x = x.flatten(1)
+        trees, nodes = self.feature.shape
+        root = torch.arange(trees, device=x.device) * nodes  # of each tree in the flattened buffers
+        feature, threshold = self.feature.flatten(), self.threshold.flatten()
+        left, right = self.left.flatten(), self.right.flatten()
+        at = root.expand(len(x), trees)
+        for _ in range(self.depth):
+            goes_left = x.gather(1, feature[at].long()) <= threshold[at]
+            at = root + torch.where(goes_left, left[at], right[at])
+        return self.value.flatten(0, 1)[at].mean(1)  # (N, trees, K) -> (N, K)

@@ -1,0 +1,240 @@
+"""A row trained on some rows of a table: its networks, and the forests beside them, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import models
+from pipeline.learn.augment import augmentations
+from pipeline.learn.fit import Fitted, Settings, fit, outputs_of, pick_rows, predict
+from pipeline.learn.forests import as_module, fit_trees, flat, teacher
+from pipeline.learn.metrics import fit_temperature
+from pipeline.learn.recipe import Row
+from pipeline.learn.splits import folds
+from pipeline.learn.table import Table, Tensors, tensors
+from pipeline.prep.features import CONTEXT
+
+_STOP = 7  # a single network is stopped on one of so many parts of the training rows
+_COPIES = 2  # augmented copies of each row that a forest learns from, beside the row itself
+_LOCATION = ("lon", "lat")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained row.
+
+    Attributes:
+        table, data: that it was trained on, and as it sees them.
+        fitted: its networks.
+        held: (N,) bool per network: the rows that stopped it and that it did not learn from.
+        module: all of it as one network.
+        options: of ``models.build`` for ``module``.
+    """
+
+    table: Table
+    data: Tensors
+    fitted: tuple[Fitted, ...]
+    held: tuple[np.ndarray, ...]
+    module: nn.Module
+    options: Mapping[str, Any]
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """What it predicts from: each sensor, or all together."""
+        return outputs_of(self.fitted[0].module, self.data)
+
+    @property
+    def epochs(self) -> float:
+        """Mean over the networks."""
+        return float(np.mean([f.epochs for f in self.fitted]))
+
+    def raw(self, sensor: str, rows: np.ndarray) -> np.ndarray:
+        """(n, K) logits or values in the task's unit."""
+        out = predict(self.module, self.data, sensor, torch.from_numpy(rows))
+        return out.float().cpu().numpy() * self.data.std + self.data.mean
+
+    def out_of_fold(self, sensor: str) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that stopped a network and their raw outputs: not learnt from, and not scored."""
+        rows, raw = [], []
+        for fitted, held in zip(self.fitted, self.held, strict=True):
+            pick = pick_rows(self.data, held & self.table.primary, sensor)
+            rows.append(pick.cpu().numpy())
+            out = predict(fitted.module, self.data, sensor, pick).float().cpu().numpy()
+            raw.append(out * self.data.std + self.data.mean)
+        return np.concatenate(rows), np.concatenate(raw)
+
+    def temperatures(self) -> dict[str, float]:
+        """Per sensor, fitted on rows that stopped the training.
+
+        Empty for values, and for an average of several models: no row was kept from all of them.
+        """
+        if self.table.task.kind != "classification" or self.module is not self.fitted[0].module:
+            return {}
+        found = {}
+        for sensor in self.sensors:
+            rows, raw = self.out_of_fold(sensor)
+            found[sensor] = fit_temperature(raw, self.table.target[rows])
+        return found
+
+
+def train_row(
+    table: Table, row: Row, train: np.ndarray, kind: str, seed: int, *, device: str = "cpu",
+    whole: int | None = None,
+) -> Trained:
+    """Train a row.
+
+    Args:
+        table: all samples.
+        row: a network's (not trees).
+        train: (N,) bool, rows to learn from, those that stop the training included.
+        kind: ``paper`` or ``random`` cut the inner parts by sample, others by group.
+        seed: of parts, initial weights and order.
+        device: where to train.
+        whole: learn from all of ``train`` for exactly so many epochs, nothing stops the training
+            (of a row with one network).
+    """
+    data = tensors(table, train, context=channels(row), static=place_names(table, row),
+                   device=device)
+    recipe = row.recipe
+    parts = inner_parts(table, train, kind, seed, recipe.members)
+    soft, mixed = _target(table, data, train, seed, recipe.teach, None)
+    train_one = _Trainer(table, row, train, seed)
+    if whole is not None:
+        settings = replace(recipe.settings, epochs=whole, patience=0)
+        fitted = [train_one(0, mixed, soft, None, settings)]
+        held = [np.zeros(len(train), bool)]
+    else:
+        held = parts[: recipe.members]
+        fitted = [train_one(k, mixed, soft, part, recipe.settings)
+                  for k, part in enumerate(held)]
+    if recipe.distil:
+        several = Trained(table, data, tuple(fitted), tuple(held), fitted[0].module, {})
+        soft, mixed = _target(table, data, train, seed, recipe.distil, _said(several))
+        fitted, held = [train_one(0, mixed, soft, held[0], recipe.settings)], held[:1]
+    options = network_options(table, data, row)
+    module = fitted[0].module
+    forests = _forests(table, data, row, train, seed) if recipe.forest else {}
+    if len(fitted) > 1 or forests:
+        module = models.Ensemble([f.module for f in fitted], forests, int(options["outputs"]))
+        options |= {"members": len(fitted), "forests": {
+            s: [*map(int, f.feature.shape), f.depth] for s, f in forests.items()}}
+    return Trained(table, data, tuple(fitted), tuple(held), module.to(device).eval(), options)
+
+
+def channels(row: Row) -> tuple[str, ...]:
+    """Context channels of a row, in the order that they always have."""
+    return tuple(c for c in CONTEXT if c in row.recipe.context)
+
+
+def place_names(table: Table, row: Row) -> tuple[str, ...]:
+    """Place features that are inputs of a row: of those that a map of the task can have, too."""
+    place = table.task.static if row.recipe.place else ()
+    location = _LOCATION if row.recipe.location else ()
+    return tuple(n for n in table.static_names if n in (*place, *location))
+
+
+def network_options(table: Table, data: Tensors, row: Row) -> dict[str, Any]:
+    """Options of ``models.build`` for one network of a row on this input."""
+    steps = {k: x.shape[1] for k, x in data.inputs.items()}
+    one = set(steps.values())
+    overrides = models.image_encoders({k: tuple(x.shape[1:]) for k, x in data.inputs.items()})
+    return models.complete(row.encoder, {
+        "sensors": {k: x.shape[2] for k, x in data.inputs.items()},
+        "steps": one.pop() if len(one) == 1 else steps,
+        "outputs": len(table.task.classes) or 1, **row.recipe.network,
+        **({"encoders": overrides} if overrides else {}),
+    }, row.method)
+
+
+def inner_parts(
+    table: Table, train: np.ndarray, kind: str, seed: int, members: int
+) -> list[np.ndarray]:
+    """(N,) bool masks that cut the training rows, whole groups unless samples are split."""
+    at = np.flatnonzero(train)
+    groups = (table.sample if kind in ("paper", "random") else table.groups)[at]
+    count = min(members if members > 1 else _STOP, len(np.unique(groups)))
+    masks = []
+    for part in folds(groups, table.names[at], count, np.random.default_rng(seed + 1000)):
+        mask = np.zeros(len(train), bool)
+        mask[at] = part
+        masks.append(mask)
+    return masks
+
+
+class _Trainer:
+    """Trains one network of a row; called once a member."""
+
+    def __init__(self, table: Table, row: Row, train: np.ndarray, seed: int) -> None:
+        self.table, self.row, self.train, self.seed = table, row, train, seed
+
+    def __call__(self, member: int, data: Tensors, soft: Tensor | None, held: np.ndarray | None,
+                 settings: Settings) -> Fitted:
+        seed = self.seed * 10 + member
+        torch.manual_seed(seed)  # initial weights and dropout
+        options = network_options(self.table, data, self.row)
+        module = models.build(self.row.method, self.row.encoder, options)
+        train = self.train if held is None else self.train & ~held
+        validate = None if held is None else held & self.table.primary
+        return fit(module, data, self.table.sample, train, validate, settings, seed, soft)
+
+
+def _target(
+    table: Table, data: Tensors, train: np.ndarray, seed: int, share: float,
+    said: np.ndarray | None,
+) -> tuple[Tensor | None, Tensors]:
+    """Targets mixed with a teacher's: probabilities to draw classes from, or moved values."""
+    if not share:
+        return None, data
+    y, task = table.target, table.task
+    said = teacher(data, task, train & table.primary, y, seed) if said is None else said
+    if task.kind == "classification":
+        own = np.eye(len(task.classes))[y]
+        return torch.from_numpy((1 - share) * own + share * said), data
+    mixed = (1 - share) * y + share * said[:, 0]
+    z = torch.from_numpy(((mixed - data.mean) / data.std).astype(np.float32))
+    return None, replace(data, target=z.to(data.target.device))
+
+
+def _said(trained: Trained) -> np.ndarray:
+    """(N, K) what networks say of the training rows that they did not learn from, mean over the
+    sensors of a row: probabilities, or values in the task's unit."""
+    task = trained.table.task
+    total = np.zeros((len(trained.table.sample), len(task.classes) or 1))
+    count = np.zeros(len(total))
+    for fitted, held in zip(trained.fitted, trained.held, strict=True):
+        for sensor in trained.sensors:
+            rows = pick_rows(trained.data, held, sensor)
+            out = predict(fitted.module, trained.data, sensor, rows).float()
+            value = (out.softmax(1) if task.kind == "classification"
+                     else out * trained.data.std + trained.data.mean)
+            total[rows.cpu()] += value.cpu().numpy()
+            count[rows.cpu()] += 1
+    return total / np.maximum(count, 1)[:, None]
+
+
+def _forests(table: Table, data: Tensors, row: Row, train: np.ndarray,
+             seed: int) -> dict[str, models.Forest]:
+    """Extra-trees a sensor, on rows augmented as the networks' are."""
+    settings = row.recipe.settings
+    augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
+                            hide=settings.hide, blur=settings.blur)
+    generator = torch.Generator().manual_seed(seed)
+    copies = _COPIES if settings.drop or settings.jitter or settings.hide else 0
+    found = {}
+    for k, sensor in enumerate(data.inputs):
+        has = data.present[:, k].cpu().numpy()
+        rows = np.flatnonzero(train & table.primary & has)
+        x, seen = data.inputs[sensor][rows], data.seen[sensor][rows]
+        many = [x, *(augment[sensor](x, seen, generator) for _ in range(copies))]
+        card = data.cards[sensor]
+        model = fit_trees("extra-trees", table.task, np.concatenate([flat(m, card) for m in many]),
+                          np.tile(table.target[rows], len(many)), seed,
+                          count=100, leaf=2 * len(many))
+        found[sensor] = as_module(model, table.task, data, sensor)
+    return found

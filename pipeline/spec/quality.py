@@ -1,0 +1,92 @@
+"""How far a pixel can be trusted: the rules behind ``quality.tif``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.spec.card import CheckpointCard
+from pipeline.spec.layers import FEW, GOOD, LOW, UNLIKE
+from pipeline.spec.tasks import Task
+
+LOW_PERCENT = 70.0  # a class that is wrong more often than in three of ten cases
+FEW_SHARE = 0.5  # of the timeline's steps
+# The 90 % interval of a normal distribution is so many standard deviations wide to each side: a
+# value whose interval is wider than the training targets' own says less than their mean.
+GUESS = 1.645
+
+
+@dataclass(frozen=True)
+class QualityRules:
+    """Thresholds of the quality classes; the last rule that applies wins.
+
+    Attributes:
+        low: low confidence: the probability of the mapped class lies below so many percent, or the
+            half-width of the interval above so many units.
+        few: few observations: fewer steps with data than this.
+        steps: of the timeline.
+        domain: outside the training domain: dissimilarity index above this, per sensor; None where
+            the checkpoint cannot tell, and no pixel is flagged.
+        classes: whether ``low`` is a probability.
+        unit: of ``low``.
+    """
+
+    low: float
+    few: int
+    steps: int
+    domain: Mapping[str, float | None]
+    classes: bool
+    unit: str
+
+    @classmethod
+    def of(cls, task: Task, card: CheckpointCard) -> QualityRules:
+        """Rules of a checkpoint's maps."""
+        classes = task.kind == "classification"
+        return cls(
+            low=LOW_PERCENT if classes else round(GUESS * card.target_std, 1),
+            few=int(np.ceil(FEW_SHARE * card.steps)), steps=card.steps,
+            domain={key: s.domain_threshold for key, s in card.sensors.items()},
+            classes=classes, unit="%" if classes else task.unit,
+        )
+
+    def codes(
+        self, sensor: str, confidence: np.ndarray, steps: np.ndarray, index: np.ndarray
+    ) -> np.ndarray:
+        """(P,) uint8 quality classes of pixels with a value.
+
+        Args:
+            sensor: that made them.
+            confidence: (P,) percent, or half-width in the task's unit.
+            steps: (P,) steps with data.
+            index: (P,) dissimilarity index; NaN where it is not known.
+        """
+        found = np.full(confidence.shape, GOOD, np.uint8)
+        found[confidence < self.low if self.classes else confidence > self.low] = LOW
+        found[steps < self.few] = FEW
+        if (limit := self.domain[sensor]) is not None:
+            found[index > np.float32(limit)] = UNLIKE
+        return found
+
+    def unknown(self) -> tuple[str, ...]:
+        """Sensors whose pixels cannot be told from those outside the training domain."""
+        return tuple(key for key, limit in self.domain.items() if limit is None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The rules in words, by quality class."""
+        what = ("probability of the mapped class below" if self.classes
+                else "half-width of the 90 % interval above")
+        known = ", ".join(f"{k} {v:.3g}" for k, v in self.domain.items() if v is not None)
+        not_known = (f"not computed for {', '.join(self.unknown())}: the checkpoint has no "
+                     "prototypes of its training data" if self.unknown() else "")
+        index = f"dissimilarity index above {known}" if known else ""
+        return {
+            "low confidence": f"{what} {self.low:g} {self.unit}",
+            "few observations": f"fewer than {self.few} of {self.steps} steps with data",
+            "outside the training domain": "; ".join(filter(None, (index, not_known))),
+        }
+
+    def __str__(self) -> str:
+        return "; ".join(f"{name}: {rule}" for name, rule in self.to_json().items())

@@ -1,0 +1,153 @@
+"""Forests as tensors, and ensembles: the same predictions as what they are made from."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from pipeline.learn.cell import Split, run_cell
+from pipeline.learn.forests import as_module, columns, fit_trees, flat, teacher
+from pipeline.learn.members import train_row
+from pipeline.learn.recipe import parse_row
+from pipeline.learn.table import tensors
+from pipeline.spec.tasks import task
+from tests.test_learn import CROPLAND, LFMC, simulate, table_of
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", params=["cropland", "lfmc"])
+def table(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return table_of(simulate(folder / "a", task=task(request.param)), task=task(request.param))
+
+
+def test_a_forest_of_tensors_predicts_what_scikit_learn_does(table):
+    data = tensors(table, table.primary)
+    for sensor in table.sensors:
+        x = flat(data.inputs[sensor], data.cards[sensor])
+        model = fit_trees("extra-trees", table.task, x, table.target, 0, count=20)
+        module = as_module(model, table.task, data, sensor)
+        got = module(data.inputs[sensor]).numpy()
+        if table.task is CROPLAND:
+            np.testing.assert_allclose(got, model.predict_proba(x), atol=1e-6)
+        else:
+            np.testing.assert_allclose(got[:, 0] * data.std + data.mean, model.predict(x),
+                                       rtol=1e-4)
+
+
+def test_a_tree_worked_by_hand():
+    forest = models.Forest(trees=1, nodes=3, depth=1, outputs=1)
+    forest.feature[0, 0], forest.threshold[0, 0] = 1, 0.5
+    forest.left[0], forest.right[0] = torch.tensor([1, 1, 2]), torch.tensor([2, 1, 2])
+    forest.value[0, :, 0] = torch.tensor([0.0, 10.0, 20.0])
+    x = torch.tensor([[[9.0, 0.5]], [[-9.0, 0.6]]])  # only the second column is looked at
+    assert forest(x)[:, 0].tolist() == [10.0, 20.0]
+
+
+def test_trees_see_season_and_place_once(table):
+    static = ("lon",)
+    data = tensors(table, table.primary, static=static)
+    card = data.cards["s1"]
+    got = columns(data.inputs["s1"], card)
+    steps = table.task.steps
+    # 3 features and the valid flag a step; month twice, place, known once
+    assert len(got) == steps * 4 + 4
+    assert len(set(got)) == len(got)
+    x = data.inputs["s1"]
+    np.testing.assert_array_equal(flat(x, card)[:, -2], x[:, -1, -2].numpy())
+
+
+def test_a_forest_weighs_as_much_as_all_networks_together():
+    class Says(torch.nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value
+
+        def predict_and_embed(self, sensor, x):
+            return torch.full((len(x), 1), self.value), x.flatten(1)
+
+        def predict(self, sensor, x):
+            return self.predict_and_embed(sensor, x)[0]
+
+    forest = models.Forest(1, 1, 0, 1)
+    forest.value[:] = 10.0
+    both = models.Ensemble([Says(1.0), Says(3.0)], {"s1": forest}, 1)
+    x = torch.zeros(2, 4, 3)
+    assert both.predict("s1", x)[:, 0].tolist() == [6.0, 6.0]  # ((1 + 3) / 2 + 10) / 2
+    assert both.predict("l8", x)[:, 0].tolist() == [2.0, 2.0]
+
+
+def test_classes_are_averaged_as_probabilities():
+    class Says(torch.nn.Module):
+        def __init__(self, p):
+            super().__init__()
+            self.p = p
+
+        def predict_and_embed(self, sensor, x):
+            logits = torch.log(torch.tensor([[self.p, 1 - self.p]])).expand(len(x), 2) + 7
+            return logits, x.flatten(1)
+
+        def predict(self, sensor, x):
+            return self.predict_and_embed(sensor, x)[0]
+
+    out = models.Ensemble([Says(0.9), Says(0.5)], {}, 2).predict("s1", torch.zeros(1, 4, 3))
+    np.testing.assert_allclose(out.exp().numpy(), [[0.7, 0.3]], rtol=1e-6)
+
+
+SMALL = {"width": 8, "dense": 8, "features": 8}
+
+
+def small(text):
+    row = parse_row(text)
+    settings = replace(row.recipe.settings, epochs=3, batch=32)
+    return replace(row, recipe=replace(row.recipe, network=SMALL, settings=settings))
+
+
+@pytest.mark.parametrize("switches", ["", "+season+valid", "+cv5+forest", "+distil", "+teach+ema",
+                                      "+location+blur+gaps+jitter+hide+cycle+bf16"])
+def test_every_switch_trains_and_predicts(table, switches):
+    test = table.groups == table.groups[0]
+    row = small("mdico" + switches)
+    cell = run_cell(table, Split(0, 0, 5, ~test, test, "site"), row)
+    for sensor in table.sensors:
+        found = cell.found[sensor]
+        assert set(found.rows) == set(np.flatnonzero(test & table.scored(sensor)))
+        assert np.isfinite(found.raw).all()
+    assert cell.epochs <= 3
+    single = table.task is CROPLAND and "cv5" not in switches
+    assert set(cell.temperature) == (set(table.sensors) if single else set())
+
+
+def test_an_ensemble_is_rebuilt_from_its_options(table):
+    trained = train_row(table, small("mdico+cv5+forest"), table.primary, "site", 0)
+    again = models.build("mdico", "tempcnn", trained.options)
+    again.load_state_dict(trained.module.state_dict())
+    x = trained.data.inputs["s1"]
+    with torch.inference_mode():
+        torch.testing.assert_close(again.eval().predict("s1", x), trained.module.predict("s1", x),
+                                   rtol=0, atol=0)
+
+
+def test_no_network_is_stopped_by_what_it_learnt_from(table):
+    trained = train_row(table, small("individual+cv5"), ~(table.groups == 0), "site", 0)
+    assert len(trained.fitted) == 5
+    assert (np.sum(trained.held, axis=0) == ~(table.groups == 0)).all()  # each row stops one
+    for held in trained.held:
+        assert not set(table.groups[held]) & set(table.groups[~held])
+
+
+def test_the_teacher_of_a_training_row_has_not_seen_its_label(table):
+    data = tensors(table, table.primary)
+    rng = np.random.default_rng(99)
+    if table.task is LFMC:
+        noise = rng.normal(size=len(table.target))
+        said = teacher(data, LFMC, table.primary, noise, 0)[:, 0]
+        assert abs(np.corrcoef(said, noise)[0, 1]) < 0.35  # in sample it would be near 1
+    else:
+        noise = rng.integers(0, 2, len(table.target))
+        said = teacher(data, CROPLAND, table.primary, noise, 0)
+        assert abs((said.argmax(1) == noise).mean() - 0.5) < 0.2
+        np.testing.assert_allclose(said.sum(1), 1)
