@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from pipeline.data.benchmarks import BENCHMARKS, load_benchmark
 from pipeline.data.files import writable_folder
 from pipeline.learn.campaign import Campaign, run
 from pipeline.learn.contenders import GROUPS, ablations, choose_rows, rivals, with_weights
-from pipeline.learn.protocols import FOLDS, PROTOCOLS, make_plan
+from pipeline.learn.protocols import FOLDS, PROTOCOLS, make_plan, with_unlabelled
 from pipeline.learn.recipe import SWITCHES, TREES
-from pipeline.learn.results import scores_json, write_results
+from pipeline.learn.report.results import scores_json, write_results
 from pipeline.learn.table import stack
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.request import sensor_order
@@ -39,6 +40,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--methods", default="all", metavar="LIST",
                    help=f"{', '.join(GROUPS)}, or rows such as mdico,individual,mdico+season,"
                         "extra-trees (default all)")
+    p.add_argument("--with", dest="common", default="", metavar="LIST",
+                   help="switches of every row, e.g. small,season")
     p.add_argument("--encoders", default="tempcnn", metavar="LIST",
                    help="all, or a list (default tempcnn)")
     p.add_argument("--sensors", default="auto", metavar="LIST",
@@ -72,7 +75,8 @@ def command(argv: Sequence[str]) -> int:
     if args.list:
         cli.emit(catalogue()) if args.json else print(listing())
         return 0
-    shares, rows = _check(args), choose_rows(args.methods, args.encoders)
+    common = tuple(part for part in args.common.split(",") if part)
+    shares, rows = _check(args), choose_rows(args.methods, args.encoders, common)
     rows = with_weights(rows, Path(args.weights).resolve()) if args.weights else rows
     against = _against(args)
     out = writable_folder(Path(args.out))
@@ -83,6 +87,12 @@ def command(argv: Sequence[str]) -> int:
     table = stack(benchmark.sets, benchmark.task, sensors)
     plan = make_plan(table, args.protocol, folds=args.folds, seeds=args.seeds,
                      region=_joined(benchmark.region), official=_joined(benchmark.official))
+    if benchmark.unlabelled and any(r.recipe.unlabelled for r in rows):
+        table = stack((*benchmark.sets, *benchmark.unlabelled), benchmark.task, sensors)
+        plan = with_unlabelled(plan, table)
+    if common:
+        plan = replace(plan, text=f"{plan.text}; every row: "
+                                  f"{'; '.join(SWITCHES[c][0] for c in common)}")
     campaign = Campaign(args.benchmark, table, plan, rows, shares, cells)
     # one thread a process; those that are started now take it over, whatever library they use
     torch.set_num_threads(1)

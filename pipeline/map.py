@@ -12,6 +12,7 @@ from pipeline import cli
 from pipeline.spec.errors import PartialMap
 from pipeline.spec.layers import quality_layer
 from pipeline.spec.manifest import RunManifest
+from pipeline.spec.quality import NOT_COMPUTED
 from pipeline.spec.request import DEVICES
 from pipeline.spec.tasks import TASKS
 
@@ -102,10 +103,15 @@ def summary(manifest: RunManifest, out: Path) -> str:
     lines += [f"unknown  {key}: {why}; mapped without place features"
               for key, why in manifest.unknown.items()]
     lines += [f"mapped   {manifest.mapped_share:.1%} of the area ({shares})"]
-    classes = (c.name for c in quality_layer().classes)
-    lines += ["quality  " + ", ".join(f"{manifest.quality[name]:.1%} {name}" for name in classes
-                                      if name in manifest.quality)]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"quality  {_quality(manifest)}"])
+
+
+def _quality(manifest: RunManifest) -> str:
+    """Shares of the quality classes, and which of them could not be told."""
+    found = manifest.quality
+    parts = [f"{found[c.name]:.1%} {c.name}" for c in quality_layer().classes if c.name in found]
+    parts += [f"{name} {rule}" for name, rule in manifest.rules.items() if NOT_COMPUTED in rule]
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -98,9 +98,10 @@ def map_area(
         progress: show a progress bar.
 
     Returns:
-        Dask-backed dataset with ``map``, ``confidence``, ``sensor`` and ``observations``
-        (y, x) as stored, with CRS, nodata and class attributes. An area in several UTM zones is
-        shown on the grid of the largest sheet (nearest neighbour); the files keep their own.
+        Dask-backed dataset with ``map``, ``confidence``, ``sensor``, ``observations`` and
+        ``quality`` (y, x) as stored, with CRS, nodata and class attributes. An area in several UTM
+        zones is shown on the grid of the largest sheet (nearest neighbour); the files keep their
+        own.
         ``attrs["manifest"]`` is the path of the manifest.
 
     Raises:
@@ -119,7 +120,7 @@ def map_area(
     layers = {
         name: _open_layer(sorted(request.out / f for f in manifest.files if Path(f).stem == name
                                  and f.endswith(".tif")), area)
-        for name in ("map", "confidence", "sensor", "observations")
+        for name in ("map", "confidence", "sensor", "observations", "quality")
     }
     result = xr.Dataset({k: v.rename(k) for k, v in layers.items()})
     result.attrs = {

@@ -18,9 +18,9 @@ from pipeline.learn.campaign import run
 from pipeline.learn.cell import Cell, Found
 from pipeline.learn.cell_store import cell_path, fingerprint, load_cell, save_cell, weights_of
 from pipeline.learn.contenders import ablations, choose_rows, rivals, with_weights
-from pipeline.learn.figure_style import chosen
 from pipeline.learn.recipe import SWITCHES, parse_row
-from pipeline.learn.results import write_results
+from pipeline.learn.report.figure_style import chosen
+from pipeline.learn.report.results import write_results
 from pipeline.spec.errors import BadRequest, DataTrouble
 from tests.support.evaluation import (
     fake_cell,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.learn.campaign import run
-from pipeline.learn.results import write_results
+from pipeline.learn.report.results import write_results
 from tests.support.evaluation import fake_cell, toy_campaign, toy_table
 
 

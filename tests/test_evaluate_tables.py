@@ -10,15 +10,15 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
 
 from models.registry import METHODS
-from pipeline.learn.ceiling import label_noise, own_place
 from pipeline.learn.cell import Cell, Found, Split
-from pipeline.learn.naming import field_title, method_title
 from pipeline.learn.recipe import parse_row
 from pipeline.learn.reliability import reliability
-from pipeline.learn.scoring import COLUMNS, Done, tidy
-from pipeline.learn.significance import compare, corrected_t
-from pipeline.learn.standings import Standings
-from pipeline.learn.tabulate import grid, main_table, measures_table, report, shares_table
+from pipeline.learn.report.ceiling import label_noise, own_place
+from pipeline.learn.report.naming import field_title, method_title
+from pipeline.learn.report.scoring import COLUMNS, Done, tidy
+from pipeline.learn.report.significance import compare, corrected_t
+from pipeline.learn.report.standings import Standings
+from pipeline.learn.report.tabulate import grid, main_table, measures_table, report, shares_table
 from pipeline.spec.tasks import task
 from tests.support.evaluation import toy_table
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import models
+from pipeline.data.points import read_samples
 from pipeline.learn.cell import Split, run_cell
 from pipeline.learn.forests import as_module, columns, fit_trees, flat, teacher
 from pipeline.learn.members import train_row
 from pipeline.learn.recipe import parse_row
-from pipeline.learn.table import tensors
+from pipeline.learn.table import stack, tensors
 from pipeline.spec.tasks import task
 from tests.test_learn import CROPLAND, LFMC, simulate, table_of
 
@@ -151,3 +152,25 @@ def test_the_teacher_of_a_training_row_has_not_seen_its_label(table):
         said = teacher(data, CROPLAND, table.primary, noise, 0)
         assert abs((said.argmax(1) == noise).mean() - 0.5) < 0.2
         np.testing.assert_allclose(said.sum(1), 1)
+
+
+def test_rows_without_a_label_help_only_where_asked(tmp_path):
+    known = read_samples(simulate(tmp_path / "a", 60), CROPLAND)
+    other = read_samples(simulate(tmp_path / "b", 40, name="b", seed=1), CROPLAND)
+    blank = replace(other, target=np.full(40, -1))
+    alone, both = (stack(sets, CROPLAND, ("s1", "s2")) for sets in ([known], [known, blank]))
+    test = np.zeros(60, bool)
+    test[:15] = True
+    more = np.zeros(40, bool)
+
+    def outputs(table, row, extra):
+        split = Split(0, 0, 5, np.concatenate([~test, ~more[:extra]]),
+                      np.concatenate([test, more[:extra]]), "paper")
+        return run_cell(table, split, small(row)).found["s2"]
+
+    plain = outputs(alone, "individual", 0)
+    ignored = outputs(both, "individual", 40)
+    np.testing.assert_array_equal(plain.raw, ignored.raw)
+    helped = outputs(both, "individual+unlabelled", 40)
+    assert set(helped.rows) == set(plain.rows)  # what has no label is never scored
+    assert not np.array_equal(helped.raw, plain.raw)

@@ -16,7 +16,7 @@ from pipeline.data.checkpoints import load_checkpoint
 from pipeline.data.points import read_samples, write_samples
 from pipeline.learn.augment import Augmentation, Layout, thin
 from pipeline.learn.fit import Settings, _batches, _rates, _windows, arrays, fit, predict_from
-from pipeline.learn.metrics import decide, fit_temperature, half_width, r2, scores
+from pipeline.learn.metrics import decide, fit_temperature, r2, scores
 from pipeline.learn.outcomes import Evaluation, Outcome
 from pipeline.learn.splits import folds, hold_out, inner_split, joined_groups
 from pipeline.learn.table import S2_TO_OLI, stack, tensors
@@ -122,7 +122,6 @@ def test_scores_of_a_regression():
     target, output = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.0])
     assert r2(target, output) == pytest.approx(1 - 1 / 2)
     assert scores(LFMC, target, output)["RMSE"] == pytest.approx(np.sqrt(1 / 3))
-    assert half_width(np.zeros(11), np.arange(11.0)) == pytest.approx(9)
 
 
 def test_values_are_given_in_their_unit_and_range():

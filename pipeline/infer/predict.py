@@ -67,7 +67,7 @@ class Predictor:
             domains = {k: _domain(state, k) for k in card.sensors if k not in self.rules.unknown()}
             for key, domain in domains.items():  # a domain of another network fails here
                 some = torch.zeros(1, card.steps, card.sensors[key].channels)
-                domain(module.eval().embed(key, some))
+                domain(module.eval().embed(key, some))  # type: ignore[operator]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise BadRequest("the checkpoint's weights do not fit its card",
                              got=str(error)[:200],
@@ -122,8 +122,9 @@ class Predictor:
     def _forward(self, sensor: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs and index of one batch; without a domain the features are not needed."""
         if (domain := self.domains.get(sensor)) is None:
-            return self.module.predict(sensor, x), x.new_full((len(x),), torch.nan)
-        outputs, z = self.module.predict_and_embed(sensor, x)
+            outputs = self.module.predict(sensor, x)  # type: ignore[operator]
+            return outputs, x.new_full((len(x),), torch.nan)
+        outputs, z = self.module.predict_and_embed(sensor, x)  # type: ignore[operator]
         return outputs, domain(z)
 
     def _physical(self, sensor: str, outputs: np.ndarray) -> np.ndarray:

@@ -42,19 +42,23 @@ class Temperature:
     adaptive: tuple[float, float] | None = None
 
 
-def scale_temperature(aside: Sequence[Logits], scored: Sequence[Logits]) -> Temperature:
+def scale_temperature(
+    aside: Sequence[Logits], scored: Sequence[Logits], final: Sequence[Logits] = ()
+) -> Temperature:
     """Temperature scaling (Guo et al. 2017, arXiv:1706.04599, section 4.2), fold by fold.
 
     Args:
         aside: per fold, rows to fit its temperature on; none of them is scored in that fold.
         scored: per fold, rows that its temperature is measured on; empty = nothing is measured.
+        final: rows that the returned temperature is fitted on; empty = all that are set aside.
 
     Returns:
-        The temperature of all rows set aside together, and the errors of the scored rows under
-        their own fold's. A fold with fewer than ``FEWEST`` rows aside keeps its logits.
+        A temperature for new rows, and the errors of the scored rows under their own fold's. A
+        fold with fewer than ``FEWEST`` rows aside keeps its logits.
     """
-    whole = fit_temperature(np.concatenate([a.raw for a in aside]),
-                            np.concatenate([a.target for a in aside]))
+    every = final or aside
+    whole = fit_temperature(np.concatenate([a.raw for a in every]),
+                            np.concatenate([a.target for a in every]))
     if not scored:
         return Temperature(whole)
     own = [fit_temperature(a.raw, a.target) if len(a.target) >= FEWEST else 1.0 for a in aside]

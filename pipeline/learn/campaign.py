@@ -21,7 +21,7 @@ from pipeline.learn.cell_store import ENGINE, fingerprint, load_cell, save_cell,
 from pipeline.learn.contenders import why_not
 from pipeline.learn.protocols import Plan, part_of
 from pipeline.learn.recipe import Row
-from pipeline.learn.scoring import Done
+from pipeline.learn.report.scoring import Done
 from pipeline.learn.table import Table, tensors
 from pipeline.spec.card import FEATURE_PATH
 from pipeline.spec.errors import BadRequest, DataTrouble

@@ -83,7 +83,8 @@ def run_cell(table: Table, split: Split, row: Row, *, features: bool = False) ->
     """
     started = time.process_time()
     if row.method in TREES:
-        data = tensors(table, split.train, context=channels(row), static=place_names(table, row))
+        data = tensors(table, split.train & table.labelled, context=channels(row),
+                       static=place_names(table, row))
         at = _scored_rows(table, split, table.sensors)
         raw = {s: _tree_row(row.method, table, data, split, s, at[s]) for s in table.sensors}
         return Cell(_found(table, at, raw), {}, 0.0, time.process_time() - started)
@@ -129,6 +130,6 @@ def _tree_row(kind: str, table: Table, data: Tensors, split: Split, sensor: str,
     if x.shape[1] == 0:
         x = np.zeros((len(x), 1), np.float32)  # nothing is known: the mean
     has = data.present[:, list(data.inputs).index(sensor)].cpu().numpy()
-    rows = np.flatnonzero(split.train & table.primary & has)
+    rows = np.flatnonzero(split.train & table.primary & table.labelled & has)
     model = fit_trees(kind, table.task, x[rows], table.target[rows], split.seed)
     return tree_outputs(model, table.task, x[at])

@@ -33,12 +33,13 @@ _STOPPING = ("stop5", "fixed")
 _PAPERS_STOP = ("individual+stop5", "mdico+stop5")
 
 
-def choose_rows(methods: str, encoders: str) -> tuple[Row, ...]:
+def choose_rows(methods: str, encoders: str, common: Sequence[str] = ()) -> tuple[Row, ...]:
     """Rows of a table, in its order: fusion references, Individual, rivals, MDiCo, trees.
 
     Args:
         methods: comma list of rows (``mdico+season``) and of ``GROUPS``.
         encoders: comma list, or ``all``; trees have none.
+        common: switches that every row has beside its own.
 
     Raises:
         BadRequest: there is no such method, switch or encoder.
@@ -54,9 +55,16 @@ def choose_rows(methods: str, encoders: str) -> tuple[Row, ...]:
                              allowed=", ".join([*ENCODERS, "all"]))
     rows = []
     for text in texts:
-        row = parse_row(text)
-        rows += [row] if row.method in TREES else [parse_row(text, key) for key in keys]
+        trees = parse_row(text).method in TREES
+        rows += [_both(text, key, common) for key in (keys[:1] if trees else keys)]
     return tuple(rows)
+
+
+def _both(text: str, encoder: str, common: Sequence[str]) -> Row:
+    """A row under its own name, with the common switches as well."""
+    row = parse_row(text, encoder)
+    return replace(row, recipe=parse_row("+".join((row.method, *common, *row.switches)),
+                                         encoder).recipe)
 
 
 def rivals() -> tuple[str, ...]:
@@ -99,6 +107,8 @@ def why_not(row: Row, table: Table, data: Tensors) -> str:
     """
     if row.recipe.place and not set(table.static) - {"lon", "lat"}:
         return "the benchmark has no place features"
+    if row.recipe.unlabelled and table.labelled.all():
+        return "the benchmark has no samples without a label"
     if row.method in TREES:
         return ""
     own = row.recipe.forest or row.recipe.teach or row.recipe.distil

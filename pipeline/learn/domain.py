@@ -26,7 +26,8 @@ _CHUNK = 4096  # rows a forward pass
 
 
 def domain_of(
-    module: nn.Module, data: Tensors, sensor: str, rows: np.ndarray, settings: Settings, seed: int
+    module: nn.Module, data: Tensors, sensor: str, rows: np.ndarray | Tensor, settings: Settings,
+    seed: int,
 ) -> Domain:
     """Domain of the rows that a network learned from.
 
@@ -91,7 +92,8 @@ def index_of(domain: Domain, z: np.ndarray) -> np.ndarray:
 
 
 def features_of(
-    module: nn.Module, data: Tensors, sensor: str, rows: np.ndarray, settings: Settings, seed: int
+    module: nn.Module, data: Tensors, sensor: str, rows: np.ndarray | Tensor, settings: Settings,
+    seed: int,
 ) -> np.ndarray:
     """(2 n, D) float32 features of rows, as they are and augmented once."""
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,

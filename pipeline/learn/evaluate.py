@@ -11,7 +11,8 @@ import torch
 
 from pipeline.learn.augment import Layout, thin
 from pipeline.learn.cell import Split, run_cell
-from pipeline.learn.fit import predict_from
+from pipeline.learn.domain import domain_of, held_out_index
+from pipeline.learn.fit import pick_rows, predict_from
 from pipeline.learn.members import Trained, train_row
 from pipeline.learn.metrics import decide
 from pipeline.learn.outcomes import Evaluation, Outcome
@@ -89,21 +90,23 @@ def evaluate(table: Table, protocol: Protocol, rows: Sequence[Row], log: Log) ->
                 if row is rows[0]:
                     _add_inner(result, trained, row.method + INNER, number)
                     _add_thinned(result, trained, row.method, test, number, seed)
+                    _add_index(result, trained, row, ~test, test, seed)
         means = (f"{s} {result.mean_of_last(rows[0].method, s):.3f}" for s in table.sensors)
         log(f"fold {number + 1}: {', '.join(means)}; epochs "
             f"{', '.join(f'{m} {e[-1]}' for m, e in result.epochs.items())}")
     return result
 
 
-def evaluate_inner(trained: Trained, name: str) -> Evaluation:
+def evaluate_inner(trained: Trained, row: Row) -> Evaluation:
     """Scores on the rows that stopped the training: quick, and optimistic."""
-    table = trained.table
+    table, name = trained.table, row.method
     result = Evaluation(table.task, table.target, table.names)
     result.epochs[name] = [round(trained.epochs)]
     _add_inner(result, trained, name, 0)
     for fitted, held in zip(trained.fitted, trained.held, strict=True):
         alone = Trained(table, trained.data, (fitted,), (held,), fitted.module, {})
         _add_thinned(result, alone, name, held, 0, 0)
+        _add_index(result, alone, row, ~held, held, 0)
     return result
 
 
@@ -136,6 +139,19 @@ def _add_thinned(result: Evaluation, trained: Trained, name: str, test: np.ndarr
             few = thin(x, seen, layout, torch.full((len(x),), kept), generator)
             raw = predict_from(trained.module, sensor, few).float().cpu().numpy()
             _append(result, trained, name, sensor, split, rows, raw * data.std + data.mean, kept)
+
+
+def _add_index(result: Evaluation, trained: Trained, row: Row, train: np.ndarray,
+               test: np.ndarray, seed: int) -> None:
+    """How far the test rows lie from what the network learned from."""
+    settings, table, data = row.recipe.settings, trained.table, trained.data
+    for sensor in trained.sensors:
+        rows = np.flatnonzero(test & table.scored(sensor))
+        if len(rows):
+            learned = pick_rows(data, train & table.primary, sensor)
+            domain = domain_of(trained.module, data, sensor, learned, settings, seed)
+            result.index.setdefault(sensor, []).append(held_out_index(
+                domain, trained.module, data, sensor, rows, settings, seed))
 
 
 def _append(result: Evaluation, trained: Trained, name: str, sensor: str, split: int,

@@ -99,12 +99,15 @@ def train_row(
         whole: learn from all of ``train`` for exactly so many epochs, nothing stops the training
             (of a row with one network).
     """
+    recipe, more = row.recipe, train & ~table.labelled
+    train = train & table.labelled
     data = tensors(table, train, context=channels(row), static=place_names(table, row),
                    device=device)
-    recipe = row.recipe
     parts = inner_parts(table, train, kind, seed, recipe.members)
-    soft, mixed = _target(table, data, train, seed, recipe.teach, None)
-    train_one = _Trainer(table, row, train, seed)
+    if not recipe.unlabelled:
+        more = np.zeros(len(train), bool)
+    soft, mixed = _target(table, data, train, more, seed, recipe.teach)
+    train_one = _Trainer(table, row, train | more, seed)
     if whole is not None:
         settings = replace(recipe.settings, epochs=whole, patience=0)
         fitted = [train_one(0, mixed, soft, None, settings)]
@@ -115,7 +118,7 @@ def train_row(
                   for k, part in enumerate(held)]
     if recipe.distil:
         several = Trained(table, data, tuple(fitted), tuple(held), fitted[0].module, {})
-        soft, mixed = _target(table, data, train, seed, recipe.distil, _said(several))
+        soft, mixed = _mixed(table, data, recipe.distil, _said(several))
         fitted, held = [train_one(0, mixed, soft, held[0], recipe.settings)], held[:1]
     options = network_options(table, data, row)
     module = fitted[0].module
@@ -185,18 +188,24 @@ class _Trainer:
 
 
 def _target(
-    table: Table, data: Tensors, train: np.ndarray, seed: int, share: float,
-    said: np.ndarray | None,
+    table: Table, data: Tensors, train: np.ndarray, more: np.ndarray, seed: int, share: float
 ) -> tuple[Tensor | None, Tensors]:
-    """Targets mixed with a teacher's: probabilities to draw classes from, or moved values."""
-    if not share:
+    """Targets mixed with what extra-trees on all sensors say; rows without a label take it all."""
+    if not share and not more.any():
         return None, data
-    y, task = table.target, table.task
-    said = teacher(data, task, train & table.primary, y, seed) if said is None else said
-    if task.kind == "classification":
-        own = np.eye(len(task.classes))[y]
+    said = teacher(data, table.task, train & table.primary, table.target, seed)
+    return _mixed(table, data, np.where(more, 1.0, share)[:, None], said)
+
+
+def _mixed(
+    table: Table, data: Tensors, share: float | np.ndarray, said: np.ndarray
+) -> tuple[Tensor | None, Tensors]:
+    """Probabilities to draw classes from, or moved values."""
+    if table.task.kind == "classification":
+        own = np.eye(len(table.task.classes))[table.target]  # a missing label gets no weight
         return torch.from_numpy((1 - share) * own + share * said), data
-    mixed = (1 - share) * y + share * said[:, 0]
+    part = share[:, 0] if isinstance(share, np.ndarray) else share
+    mixed = (1 - part) * table.target + part * said[:, 0]
     z = torch.from_numpy(((mixed - data.mean) / data.std).astype(np.float32))
     return None, replace(data, target=z.to(data.target.device))
 

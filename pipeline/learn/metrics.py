@@ -68,8 +68,3 @@ def fit_temperature(logits: np.ndarray, target: np.ndarray) -> float:
         log_p = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
         losses.append(-log_p[np.arange(len(target)), target].mean())
     return float(grid[int(np.argmin(losses))])
-
-
-def half_width(target: np.ndarray, output: np.ndarray, level: float = 0.9) -> float:
-    """Half-width of the interval that holds ``level`` of the held-out errors."""
-    return float(np.quantile(np.abs(target - output), level))

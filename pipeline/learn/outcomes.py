@@ -37,13 +37,22 @@ class Outcome:
 
 @dataclass
 class Evaluation:
-    """All outcomes, and the epochs that the networks took, per method."""
+    """All outcomes.
+
+    Attributes:
+        task, target, names: of the table.
+        outcomes: of all methods.
+        epochs: that the networks took, per method.
+        index: per sensor, and for each split, the dissimilarity of held-out rows to the training
+            rows (``learn.domain``), by the first method's network.
+    """
 
     task: Task
     target: np.ndarray
     names: np.ndarray
     outcomes: list[Outcome] = field(default_factory=list)
     epochs: dict[str, list[int]] = field(default_factory=dict)
+    index: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def of(self, method: str, sensor: str, kept: int = 0) -> list[Outcome]:
         """Outcomes of a method, in the order of the splits."""

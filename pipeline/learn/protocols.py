@@ -115,6 +115,25 @@ def part_of(table: Table, split: Split, share: float) -> Split:
     return replace(split, train=split.train & (rank[unit] < kept))
 
 
+def with_unlabelled(plan: Plan, table: Table) -> Plan:
+    """The same splits for a table that goes on with rows without a label, all to learn from.
+
+    Args:
+        plan: of the labelled rows, the first of the table.
+        table: labelled and unlabelled rows. Unlabelled ones at a place that is tested are left
+            out of that split, unless samples are split at random.
+    """
+    def longer(split: Split) -> Split:
+        more = len(table.sample) - len(split.train)
+        test = np.concatenate([split.test, np.zeros(more, bool)])
+        train = np.concatenate([split.train, np.ones(more, bool)])
+        if split.kind != "paper":
+            train[-more:] &= ~np.isin(table.groups[-more:], table.groups[test])
+        return replace(split, train=train, test=test)
+
+    return replace(plan, splits=tuple(longer(s) for s in plan.splits))
+
+
 def _folds(table: Table, protocol: str, folds: int, seeds: int) -> list[Split]:
     kind = "random" if protocol == "paper" else "site"
     groups, need = len(np.unique(split_groups(table, kind))), folds if folds > 1 else FIRST_OF

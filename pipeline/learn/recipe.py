@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from models.registry import ENCODERS, METHODS
+from models.registry import ENCODERS, METHODS, complete
 from pipeline.learn.fit import Settings
 from pipeline.spec.errors import BadRequest
 
@@ -75,7 +75,6 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "hide": ("place withheld from a third of the samples", _settings(hide=1 / 3)),
     "blur": ("noise of 0.3 standard deviations on place, against learning sites by heart",
              _settings(blur=0.3)),
-    "blur6": ("", _settings(blur=0.6)),
     "small": ("networks of 64 filters, dense units and features",
               _network(width=64, dense=64, features=64)),
     "cycle": ("40 epochs of a one-cycle learning rate, last weights",
@@ -116,9 +115,12 @@ class Row:
     recipe: Recipe
 
     def config(self) -> str:
-        """All that decides this row's result, as canonical JSON."""
-        return json.dumps({"method": self.method, "encoder": self.encoder,
-                           "recipe": asdict(self.recipe)}, sort_keys=True)
+        """All that decides the result, defaults included, as canonical JSON."""
+        recipe = asdict(self.recipe)
+        if self.method not in TREES:
+            recipe["network"] = complete(self.encoder, self.recipe.network, self.method)
+        return json.dumps({"method": self.method, "encoder": self.encoder, "recipe": recipe},
+                          sort_keys=True)
 
 
 def parse_row(text: str, encoder: str = "tempcnn") -> Row:

@@ -75,13 +75,21 @@ class Table:
     def static_names(self) -> tuple[str, ...]:
         return tuple(self.static)
 
+    @property
+    def labelled(self) -> np.ndarray:
+        """(N,) bool: rows with a label (class -1 means none); others only help to train."""
+        if self.task.kind != "classification":
+            return np.ones(len(self.target), bool)
+        return self.target >= 0
+
     def months_of(self, sensor: str) -> np.ndarray:
         """(N, T) month index of each step of a sensor."""
         return self.own_months.get(sensor, self.months)
 
     def scored(self, sensor: str) -> np.ndarray:
         """(N,) bool: rows that held-out scores of the sensor are taken over."""
-        return self.primary & self.series[sensor][1].any(1) & ~self.derived[sensor]
+        seen = self.series[sensor][1].any(1)
+        return self.primary & self.labelled & seen & ~self.derived[sensor]
 
 
 def stack(

@@ -15,8 +15,11 @@ from pipeline.data.checkpoints import save_checkpoint
 from pipeline.data.points import read_samples
 from pipeline.data.sample_set import SampleSet
 from pipeline.learn.augment import COVERED, OPTICAL_GAIN, S1_SHIFT_DB
+from pipeline.learn.confidence import with_confidence
+from pipeline.learn.domain import domain_arrays, domain_of
 from pipeline.learn.evaluate import (
     FIRST_OF,
+    INNER,
     Log,
     Protocol,
     coverage_steps,
@@ -24,9 +27,9 @@ from pipeline.learn.evaluate import (
     evaluate_inner,
     split_groups,
 )
-from pipeline.learn.fit import arrays
+from pipeline.learn.fit import arrays, pick_rows
 from pipeline.learn.members import inner_parts, train_row
-from pipeline.learn.metrics import fit_temperature, half_width, metric_name
+from pipeline.learn.metrics import metric_name
 from pipeline.learn.outcomes import FEWEST, Evaluation
 from pipeline.learn.recipe import Row, parse_row
 from pipeline.learn.table import Table, stack
@@ -111,7 +114,7 @@ def train(request: TrainRequest, log: Log) -> TrainReport:
         result = evaluate(table, request.protocol, _contenders(request), log)
     else:
         trained = train_row(table, row, everything, kind, seed)
-        result = evaluate_inner(trained, row.method)
+        result = evaluate_inner(trained, row)
     epochs = int(np.median(result.epochs[row.method]))
     if row.recipe.members == 1:  # nothing needs to be kept from it any more
         log(f"final network: {epochs} epochs on all samples")
@@ -120,7 +123,15 @@ def train(request: TrainRequest, log: Log) -> TrainReport:
         log(f"final networks: {row.recipe.members}, each stopped by another part of the samples")
         trained = train_row(table, row, everything, kind, seed)
     data = trained.data
-    cards = {k: _scored(data.cards[k], result, k, request) for k in sensors}
+    groups = split_groups(table, kind)
+    cards: dict[str, SensorCard] = {}
+    said: list[str] = []
+    for k in sensors:
+        cards[k], words = _scored(data.cards[k], result, k, request, groups)
+        said += words
+    domains = {k: domain_of(trained.module, data, k, pick_rows(data, table.primary, k),
+                            row.recipe.settings, seed)
+               for k in sensors if cards[k].domain_threshold is not None}
     card = CheckpointCard(
         name=request.out.name, task=request.task.key, method=row.method,
         encoder=row.encoder, options=trained.options, feature_path=FEATURE_PATH,
@@ -131,9 +142,10 @@ def train(request: TrainRequest, log: Log) -> TrainReport:
                    for m in result.methods if m in _TITLES and m != row.method},
         data=tuple(_describe(s) for s in sets), sha256="", target_mean=data.mean,
         target_std=data.std, commit=_commit(), created=datetime.now(UTC).isoformat("T", "seconds"),
-        notes=tuple(_notes(request, sets, table, result)),
+        notes=(*_notes(request, sets, table, result), *said),
     )
-    return TrainReport(save_checkpoint(request.out, card, arrays(trained.module)), result)
+    weights = {**arrays(trained.module), **domain_arrays(domains)}
+    return TrainReport(save_checkpoint(request.out, card, weights), result)
 
 
 _TITLES = {"individual": "Individual", "extra-trees": "extra-trees",
@@ -203,35 +215,29 @@ def _check(table: Table, protocol: Protocol, evaluated: bool) -> None:
         raise BadRequest("all samples are of one class", then="add samples of the other classes")
 
 
-def _scored(card: SensorCard, result: Evaluation, key: str, request: TrainRequest) -> SensorCard:
-    """The normaliser's card with what the evaluation found."""
+def _scored(
+    card: SensorCard, result: Evaluation, key: str, request: TrainRequest, groups: np.ndarray
+) -> tuple[SensorCard, tuple[str, ...]]:
+    """The normaliser's card with what the evaluation found, and the same in words."""
     name = request.row.method
-    found = result.of(name, key)
-    rows = np.concatenate([o.rows for o in found])
     steps = coverage_steps(request.task.steps)
     # mapping ranks the sensors by these curves, so they must be about the same samples
     easier = result.advantage(name, key)
     means = [result.mean(name, key, kept)[0] - easier for kept in steps]
     mean, std = result.mean(name, key)
-    widths: tuple[float, ...] = ()
-    temperature = 1.0
-    if request.task.kind == "regression":
-        parts = [result.of(name, key, kept) for kept in steps]
-        widths = tuple(
-            half_width(result.target[np.concatenate([o.rows for o in p])],
-                       np.concatenate([o.value for o in p])) for p in parts
-        )
-    else:
-        temperature = fit_temperature(np.concatenate([o.raw for o in found]), result.target[rows])
     accepts = list(card.accepts)
     if request.row.recipe.settings.jitter:
         accepts += [c for r in card.accepts for c in COVERED.get(r, ())]
-    return replace(
+    card = replace(
         card, accepts=tuple(dict.fromkeys(accepts)), coverage_steps=steps,
-        coverage_score=tuple(round(m, 4) for m in means),
-        coverage_half_width=tuple(round(w, 3) for w in widths),
-        temperature=round(temperature, 4), score=round(mean, 4), score_std=round(std, 4),
+        coverage_score=tuple(round(m, 4) for m in means), score=round(mean, 4),
+        score_std=round(std, 4),
     )
+    # rows set aside tell how sure a single network is; an average of several is less sure
+    recipe = request.row.recipe
+    averaged = recipe.forest or (recipe.members > 1 and not recipe.distil)
+    aside = name if averaged or not request.evaluate else name + INNER
+    return with_confidence(card, result, name, aside, key, groups)
 
 
 def _protocol(request: TrainRequest, epochs: int) -> str:

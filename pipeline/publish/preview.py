@@ -1,4 +1,4 @@
-"""A picture of the map for people: the map, how sure it is, and which sensor made it."""
+"""A picture of the map for people: the map, how sure it is, what made it, and how good it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 
 from pipeline.data.files import replacing
 from pipeline.publish.mosaic import Picture, mosaic, picture_of
-from pipeline.spec.layers import NO_SENSOR, OUTSIDE, Layer, layers_of
+from pipeline.spec.layers import NO_QUALITY, NO_SENSOR, OUTSIDE, Layer, layers_of
 from pipeline.spec.tasks import Task
 
 _MAX_PX = 1000  # of the picture's raster; the main panel has more dots, so no pixel is dropped
@@ -52,22 +52,24 @@ def write_preview(
         BadRequest: ``path`` cannot be written to.
         DataTrouble: the disk is full or failing.
     """
-    mapped, confidence, sensor, _ = layers_of(task)
+    mapped, confidence, sensor, _, quality = layers_of(task)
     grid = picture_of([s.folder / f"{sensor.name}.tif" for s in sheets], _MAX_PX)
-    values, surety, made_by = (
+    values, surety, made_by, trust = (
         mosaic([s.folder / f"{layer.name}.tif" for s in sheets], layer, grid)
-        for layer in (mapped, confidence, sensor)
+        for layer in (mapped, confidence, sensor, quality)
     )
     outside = (made_by == OUTSIDE) & (values == mapped.nodata)
 
-    figure, (main, second, third) = _panels(grid)
+    figure, (main, second, third, fourth) = _panels(grid)
     figure.suptitle(title, x=0.01, ha="left", fontsize=15, weight="bold", color=_INK,
                     parse_math=False)
     _panel(main, grid, values, mapped, outside, _MAP_COLOURS, subtitle)
     _panel(second, grid, surety, confidence, outside, _CONFIDENCE_COLOURS, confidence.title)
     # "none" is shown as no data, as in the other panels
     made_by = np.where(made_by == NO_SENSOR, OUTSIDE, made_by)
+    trust = np.where(trust == NO_QUALITY, OUTSIDE, trust)
     _panel(third, grid, made_by, sensor, outside, "", sensor.title)
+    _panel(fourth, grid, trust, quality, outside, "", quality.title)
     _scale_bar(main, grid)
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a place name in another script
@@ -75,23 +77,22 @@ def write_preview(
                        pad_inches=0.12)
 
 
-def _panels(grid: Picture) -> tuple[Figure, tuple[Axes, Axes, Axes]]:
-    """Map beside the two small panels, or above them where the area is wide."""
+def _panels(grid: Picture) -> tuple[Figure, list[Axes]]:
+    """Map beside the three small panels, or above them where the area is wide."""
     aspect = grid.shape[1] / grid.shape[0]
     if aspect < 1.5:
         height = min(max(8.2 / aspect + 0.9, 6.0), 12)
-        width = min(max(1.52 * (height - 0.9) * aspect, 6.5), 12.5)
+        width = min(max(1.45 * (height - 0.9) * aspect, 6.5), 12.5)
         figure = Figure(figsize=(width, height), layout="constrained")
-        cells = figure.add_gridspec(2, 2, width_ratios=[2, 1])
-        places = cells[:, 0], cells[0, 1], cells[1, 1]
+        cells = figure.add_gridspec(3, 2, width_ratios=[2.4, 1])
+        places = [cells[:, 0], *(cells[row, 1] for row in range(3))]
     else:
-        height = min(max(16.5 / aspect + 2.2, 6.0), 14)
+        height = min(max(14.7 / aspect + 2.2, 6.0), 14)
         figure = Figure(figsize=(11, height), layout="constrained")
-        cells = figure.add_gridspec(2, 2, height_ratios=[2, 1.15])
-        places = cells[0, :], cells[1, 0], cells[1, 1]
+        cells = figure.add_gridspec(2, 3, height_ratios=[2.4, 1])
+        places = [cells[0, :], *(cells[1, col] for col in range(3))]
     FigureCanvasAgg(figure)
-    main, second, third = (figure.add_subplot(place) for place in places)
-    return figure, (main, second, third)
+    return figure, [figure.add_subplot(place) for place in places]
 
 
 def _panel(
@@ -117,7 +118,7 @@ def _panel(
         handles = [
             Patch(facecolor=np.divide(c.colour, 255).tolist(), edgecolor="#999999", linewidth=0.4,
                   label=c.name)
-            for c in layer.classes if layer.name != "sensor" or (codes == c.code).any()
+            for c in layer.classes if layer.name == "map" or (codes == c.code).any()
         ]
     else:
         value = codes * layer.scale + layer.offset

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ FEW_SHARE = 0.5  # of the timeline's steps
 # The 90 % interval of a normal distribution is so many standard deviations wide to each side: a
 # value whose interval is wider than the training targets' own says less than their mean.
 GUESS = 1.645
+NOT_COMPUTED = "not computed"
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,17 @@ class QualityRules:
         """Sensors whose pixels cannot be told from those outside the training domain."""
         return tuple(key for key, limit in self.domain.items() if limit is None)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, str]:
         """The rules in words, by quality class."""
         what = ("probability of the mapped class below" if self.classes
                 else "half-width of the 90 % interval above")
         known = ", ".join(f"{k} {v:.3g}" for k, v in self.domain.items() if v is not None)
-        not_known = (f"not computed for {', '.join(self.unknown())}: the checkpoint has no "
-                     "prototypes of its training data" if self.unknown() else "")
-        index = f"dissimilarity index above {known}" if known else ""
+        parts = [f"dissimilarity index above {known}"] if known else []
+        if self.unknown():
+            parts.append(f"{NOT_COMPUTED} for {', '.join(self.unknown())} (the checkpoint has no "
+                         "prototypes of its training data)")
         return {
             "low confidence": f"{what} {self.low:g} {self.unit}",
             "few observations": f"fewer than {self.few} of {self.steps} steps with data",
-            "outside the training domain": "; ".join(filter(None, (index, not_known))),
+            "outside the training domain": ", ".join(parts),
         }
-
-    def __str__(self) -> str:
-        return "; ".join(f"{name}: {rule}" for name, rule in self.to_json().items())

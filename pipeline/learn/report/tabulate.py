@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.learn.ceiling import LabelNoise
 from pipeline.learn.fit import FUSED
-from pipeline.learn.naming import encoder_title, field_title, method_title, sensor_title
 from pipeline.learn.recipe import TREES, Row
-from pipeline.learn.scoring import LOWER_IS_BETTER
-from pipeline.learn.standings import Standings
+from pipeline.learn.report.ceiling import LabelNoise
+from pipeline.learn.report.naming import encoder_title, field_title, method_title, sensor_title
+from pipeline.learn.report.scoring import LOWER_IS_BETTER
+from pipeline.learn.report.standings import Standings
 
 EMPTY = "–"
 Key = tuple[str, str]  # text and encoder of a row

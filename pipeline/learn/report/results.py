@@ -16,15 +16,15 @@ import pandas as pd
 
 from pipeline.data.files import atomic_write_json, atomic_write_text, replacing
 from pipeline.learn.campaign import Campaign, Outcome
-from pipeline.learn.ceiling import label_noise, own_place
 from pipeline.learn.cell_store import ENGINE, fingerprint
-from pipeline.learn.figures import Picture, write_figures
 from pipeline.learn.fit import FUSED
 from pipeline.learn.metrics import metric_name
-from pipeline.learn.naming import sensor_title
-from pipeline.learn.scoring import tidy
-from pipeline.learn.standings import Standings
-from pipeline.learn.tabulate import report
+from pipeline.learn.report.ceiling import label_noise, own_place
+from pipeline.learn.report.figures import Picture, write_figures
+from pipeline.learn.report.naming import sensor_title
+from pipeline.learn.report.scoring import tidy
+from pipeline.learn.report.standings import Standings
+from pipeline.learn.report.tabulate import report
 from pipeline.spec.card import FEATURE_PATH
 
 _PACKAGES = ("numpy", "pandas", "scikit-learn", "scipy", "torch")

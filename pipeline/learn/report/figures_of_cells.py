@@ -11,7 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from sklearn.manifold import TSNE
 
-from pipeline.learn.figure_style import (
+from pipeline.learn.fit import FUSED
+from pipeline.learn.recipe import Row
+from pipeline.learn.reliability import reliability
+from pipeline.learn.report.figure_style import (
     COLOURS,
     GREY,
     MARKERS,
@@ -21,11 +24,8 @@ from pipeline.learn.figure_style import (
     panels,
     save,
 )
-from pipeline.learn.fit import FUSED
-from pipeline.learn.naming import sensor_title
-from pipeline.learn.recipe import Row
-from pipeline.learn.reliability import reliability
-from pipeline.learn.scoring import Done
+from pipeline.learn.report.naming import sensor_title
+from pipeline.learn.report.scoring import Done
 from pipeline.spec.tasks import Task
 
 _MOST_POINTS = 400  # of a sensor: more hide each other

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.data.files import replacing
-from pipeline.learn.naming import encoder_title, method_title
 from pipeline.learn.recipe import TREES, Row
+from pipeline.learn.report.naming import encoder_title, method_title
 
 # Okabe & Ito 2008, "Color universal design"; yellow is left out, it is too pale for lines
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

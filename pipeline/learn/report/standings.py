@@ -10,8 +10,8 @@ import pandas as pd
 
 from pipeline.learn.fit import FUSED
 from pipeline.learn.recipe import TREES, Row
-from pipeline.learn.scoring import encoder_of
-from pipeline.learn.significance import Comparison, compare
+from pipeline.learn.report.scoring import encoder_of
+from pipeline.learn.report.significance import Comparison, compare
 
 
 @dataclass(frozen=True)

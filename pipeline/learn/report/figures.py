@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.learn.figure_style import (
+from pipeline.learn.fit import FUSED, VALIDATION
+from pipeline.learn.recipe import Row
+from pipeline.learn.report.figure_style import (
     COLOURS,
     GREY,
     INK,
@@ -23,12 +25,10 @@ from pipeline.learn.figure_style import (
     panels,
     save,
 )
-from pipeline.learn.figures_of_cells import calibration_figure, features_figure
-from pipeline.learn.fit import FUSED, VALIDATION
-from pipeline.learn.naming import sensor_title
-from pipeline.learn.recipe import Row
-from pipeline.learn.scoring import Done
-from pipeline.learn.standings import Standings
+from pipeline.learn.report.figures_of_cells import calibration_figure, features_figure
+from pipeline.learn.report.naming import sensor_title
+from pipeline.learn.report.scoring import Done
+from pipeline.learn.report.standings import Standings
 from pipeline.spec.tasks import Task
 
 _MOST_PANELS = 6
