@@ -6,11 +6,17 @@ import torch
 from torch import Tensor, nn
 
 
+_MOST = 2**15 - 1  # nodes of a tree: numbered in 16 bits, the file is a third smaller
+
+
 class Forest(nn.Module):
     """Mean over the leaves that a row falls into, one leaf a tree.
 
     All trees advance one level at a time; a leaf leads to itself. The buffers are filled from a
     fitted ensemble (``pipeline.learn.forests``).
+
+    Raises:
+        ValueError: trees are too large.
 
     Args:
         trees: their number.
@@ -27,8 +33,10 @@ class Forest(nn.Module):
 
     def __init__(self, trees: int, nodes: int, depth: int, outputs: int) -> None:
         super().__init__()
+        if nodes > _MOST:
+            raise ValueError(f"a tree of {nodes} nodes; at most {_MOST}: let leaves be larger")
         self.depth = depth
-        whole = torch.zeros(trees, nodes, dtype=torch.int32)
+        whole = torch.zeros(trees, nodes, dtype=torch.int16)
         self.register_buffer("feature", whole)  # column of the flattened row that is looked at
         self.register_buffer("left", whole.clone())  # next node where value <= threshold
         self.register_buffer("right", whole.clone())

@@ -61,7 +61,7 @@ def find_images(
                      or search(request.catalog, key, area, request.timeline))
             bands = bands_needed(card.sensors[key].features, SENSORS[key].band_names)
             items = items.usable(bands)
-            _check_usable(card, items)
+            _check_usable(card, items, request.adapt)
             found[key] = items
         except (BadRequest, NothingFound) as error:
             refused[key] = str(error)
@@ -105,9 +105,17 @@ def _thawed(frozen: Path | None, key: str) -> ItemSet | None:
     return thaw(path) if path and path.exists() else None
 
 
-def _check_usable(card: CheckpointCard, items: ItemSet) -> None:
+def foreign(card: CheckpointCard, found: Mapping[str, ItemSet]) -> dict[str, str]:
+    """Sensors whose images are of a radiometry that the checkpoint does not accept, and which."""
+    given = {key: sorted({s.radiometry for s in items.sources}) for key, items in found.items()}
+    return {key: ", ".join(names) for key, names in given.items()
+            if not set(names) <= set(card.sensors[key].accepts)}
+
+
+def _check_usable(card: CheckpointCard, items: ItemSet, adapt: bool) -> None:
     """Refuse images without the bands, or whose pixel values mean something else than those that
-    the checkpoint learned from."""
+    the checkpoint learned from. With ``adapt`` the second is no reason, as long as they all mean
+    the same."""
     if not items.items:
         name, why = items.skipped[-1]
         raise NothingFound(f"no {items.sensor} image has the bands that {card.name} needs",
@@ -115,11 +123,14 @@ def _check_usable(card: CheckpointCard, items: ItemSet) -> None:
     accepts = card.sensors[items.sensor].accepts
     sources = {source.key: source.radiometry for source in items.sources}
     if bad := {key: what for key, what in sources.items() if what not in accepts}:
+        if adapt and len(set(sources.values())) == 1:
+            return
         source, got = next(iter(bad.items()))
         raise BadRequest(
             f"{source} gives {items.sensor} as another radiometry than the checkpoint "
             f"{card.name} was trained on",
             got=got, allowed=", ".join(accepts),
-            then="use another --catalog, or sample your training points from this one with "
-            "python -m pipeline.sample and train again",
+            then="three ways out: another source (--catalog); your training points sampled from "
+            "this one (python -m pipeline.sample) and a checkpoint trained on them; or --adapt, "
+            "which shifts the levels of images of one radiometry, within bounds, and says so",
         )

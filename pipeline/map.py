@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import cli
+from pipeline.prep.adapt import Shift
 from pipeline.spec.errors import PartialMap
 from pipeline.spec.layers import quality_layer
 from pipeline.spec.manifest import RunManifest
@@ -26,8 +27,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--aoi", required=True, metavar="FILE|W,S,E,N",
                    help="GeoJSON or GeoPackage, or bounds in degrees; a file may carry catalog, "
                    "task, period and checkpoint in its properties")
-    p.add_argument("--sensor", default="auto", metavar="KEY|auto|LIST",
-                   help="s1, s2, l8; auto = best a tile; s2,s1 = in that order (default auto)")
+    p.add_argument("--sensor", default="auto", metavar="KEY|auto|all|LIST",
+                   help="s1, s2, l8; auto = the best in each cell; all = all of them fused; "
+                   "s2,s1 = in that order (default auto)")
     p.add_argument("--task", metavar="|".join(TASKS), help="default cropland")
     p.add_argument("--period", metavar="YYYY-MM[:YYYY-MM]",
                    help="last month, or the whole period; default: the last complete season")
@@ -39,7 +41,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--tile-size", type=int, default=512, metavar="N",
                    help="pixels; changes memory, never a pixel (default 512)")
     p.add_argument("--device", default="auto", metavar="|".join(DEVICES))
-    p.add_argument("--dry-run", action="store_true", help="print the plan, read no pixel")
+    p.add_argument("--dry-run", action="store_true",
+                   help="print the plan and write it as GeoJSON, read no pixel")
+    p.add_argument("--adapt", action="store_true", help="shift the levels of images whose "
+                   "radiometry the checkpoint does not accept, within bounds")
     p.add_argument("--resume", action="store_true", help="go on with the run that is in --out")
     return p.parse_args(argv)
 
@@ -48,15 +53,20 @@ def command(argv: Sequence[str]) -> int:
     """Carry out one command line; returns its exit code."""
     args = parse(argv)
     # torch takes seconds to load: not for --help, and Ctrl-C meanwhile leaves in one line
-    from pipeline.mapping import make_map, make_request, plan_map
+    from pipeline.mapping import make_map, make_request, plan_map, write_plan
 
     request = make_request(
         args.aoi, args.sensor, task=args.task, period=args.period, catalog=args.catalog,
         checkpoint=args.checkpoint, out=args.out, tile_px=args.tile_size, device=args.device,
+        adapt=args.adapt,
     )
     if args.dry_run:
         plan = plan_map(request)
-        cli.emit(plan.to_json()) if args.json else print(plan_table(plan))
+        path = write_plan(plan)
+        if args.json:
+            cli.emit(plan.to_json() | {"plan": str(path)})
+        else:
+            print(f"{plan_table(plan)}\nplan {path}")
         return 0
     manifest = make_map(request, resume=args.resume, progress=not args.quiet)
     report = manifest.to_json()
@@ -85,6 +95,8 @@ def plan_table(plan: MapPlan) -> str:
     """The plan as text, a line a tile."""
     lines = [f"refused {key}: {why}" for key, why in plan.refused.items()]
     lines += [f"unknown {key}: {why}" for key, why in plan.unknown.items()]
+    lines += [f"adapt {key}: from {given}, by a shift that is estimated when pixels are read"
+              for key, given in plan.foreign.items()]
     lines += [f"{'tile':<22}reason"]
     lines += [f"{row.sheet.name + '/' + row.tile.name:<22}{row.reason}" for row in plan.rows]
     return "\n".join(lines)
@@ -102,6 +114,7 @@ def summary(manifest: RunManifest, out: Path) -> str:
     lines += [f"refused  {key}: {why}" for key, why in manifest.refused.items()]
     lines += [f"unknown  {key}: {why}; mapped without place features"
               for key, why in manifest.unknown.items()]
+    lines += [f"adapted  {key}: {Shift(**shift)}" for key, shift in manifest.adapted.items()]
     lines += [f"mapped   {manifest.mapped_share:.1%} of the area ({shares})"]
     return "\n".join([*lines, f"quality  {_quality(manifest)}"])
 

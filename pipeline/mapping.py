@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,13 +19,17 @@ from tqdm.auto import tqdm
 
 from pipeline.data.aoi import read_aoi
 from pipeline.data.checkpoints import load_checkpoint
-from pipeline.data.files import writable_folder
+from pipeline.data.files import atomic_write_json, writable_folder
 from pipeline.data.items import ItemSet, freeze
+from pipeline.infer.levels import level_shift
+from pipeline.infer.orbits import orbits_of
 from pipeline.infer.plan import PlanRow, plan
 from pipeline.infer.predict import Predictor
 from pipeline.infer.run import Reader, run_tiles
 from pipeline.infer.store import RunStore, locked
-from pipeline.inputs import find_images, find_layers, wanted_sensors
+from pipeline.inputs import find_images, find_layers, foreign, wanted_sensors
+from pipeline.prep.adapt import Shift
+from pipeline.publish.plan_file import PLAN, choice_json, plan_geojson
 from pipeline.publish.sheets import publish
 from pipeline.spec.card import CheckpointCard
 from pipeline.spec.context import LAYERS
@@ -31,10 +38,12 @@ from pipeline.spec.grid import Sheet, sheets
 from pipeline.spec.layers import layers_of
 from pipeline.spec.manifest import RunManifest, TileRecord
 from pipeline.spec.request import MapRequest, last_season, sensor_order
+from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import task as task_of
 from pipeline.spec.timeline import parse_period
 
 DEFAULT_CATALOG = "planetary-computer"
+ADAPTED = "adapted.json"  # in it: the level shifts of the run
 STATE = ".run"  # folder in --out that holds the run's state: items, store, records
 
 
@@ -50,6 +59,8 @@ class MapPlan:
         refused: sensor -> why it is not used.
         layers: elevation and land cover, where the checkpoint wants them.
         unknown: layer -> why it was not found.
+        foreign: sensor -> radiometry of its images that the checkpoint does not accept; their
+            levels will be shifted.
         rows: one a tile.
     """
 
@@ -62,6 +73,7 @@ class MapPlan:
     layers: Mapping[str, ItemSet]
     unknown: Mapping[str, str]
     rows: tuple[PlanRow, ...]
+    foreign: Mapping[str, str]
 
     @property
     def inputs(self) -> dict[str, ItemSet]:
@@ -75,15 +87,11 @@ class MapPlan:
             "items": {k: len(v.items) for k, v in self.inputs.items()},
             "refused": dict(self.refused),
             "unknown": dict(self.unknown),
+            "foreign": dict(self.foreign),
             "tiles": [
                 {
                     "sheet": row.sheet.name, "tile": row.tile.name, "reason": row.reason,
-                    "choices": [
-                        {"sensor": c.sensor, "items": c.items,
-                         "expected_steps": round(c.expected_steps, 3),
-                         "score": round(c.score, 4)}
-                        for c in row.choices
-                    ],
+                    "choices": [choice_json(c) for c in row.choices],
                 }
                 for row in self.rows
             ],
@@ -101,6 +109,7 @@ def make_request(
     out: str | None = None,
     tile_px: int = 512,
     device: str = "auto",
+    adapt: bool = False,
 ) -> MapRequest:
     """The validated request: flags win over the AOI file's own properties, these over defaults.
 
@@ -121,7 +130,7 @@ def make_request(
         aoi=aoi, sensor=sensor, task=kind, timeline=timeline,
         catalog=catalog or own.get("catalog") or DEFAULT_CATALOG,
         checkpoint=checkpoint or (own.get("checkpoint") if same_task else None) or kind.key,
-        out=Path(folder), tile_px=tile_px, device=device,
+        out=Path(folder), tile_px=tile_px, device=device, adapt=adapt,
     )
 
 
@@ -148,9 +157,20 @@ def plan_map(request: MapRequest, frozen: Path | None = None) -> MapPlan:
     found, refused = find_images(request, area, card, wanted, frozen)
     layers, unknown = find_layers(request, area, card, found, frozen)
     rows = plan(parts, request.tile_px, found, card, request.timeline,
-                sensor_order(request.sensor))
+                sensor_order(request.sensor), request.mode)
     return MapPlan(request, card, arrays, tuple(parts), found, refused, layers, unknown,
-                   tuple(rows))
+                   tuple(rows), foreign(card, found))
+
+
+def write_plan(made: MapPlan) -> Path:
+    """Write the plan as GeoJSON into the folder of the results; returns its path.
+
+    Raises:
+        BadRequest: it cannot be written to.
+    """
+    path = made.request.out / PLAN
+    atomic_write_json(path, plan_geojson(made.rows, made.request.timeline, made.card.metric))
+    return path
 
 
 def make_map(
@@ -180,21 +200,38 @@ def make_map(
             (state / "items" / f"{layer}.json").unlink(missing_ok=True)
         for key, items in made.inputs.items():
             freeze(state / "items" / f"{key}.json", items)
-        records = _run(made, predictor, store, progress)
+        shifts = _shifts(made, state / ADAPTED, resume)
+        records = _run(made, predictor, store, shifts, progress)
         _check_records(records)
         manifest = RunManifest(
             request=request.to_json(), card=_card_stamp(made.card), items=_items_stamp(made),
-            refused=dict(made.refused), unknown=dict(made.unknown), tiles=tuple(records),
-            rules=predictor.rules.to_json(), versions=_versions(), started=started, finished=_now(),
+            refused=dict(made.refused), unknown=dict(made.unknown),
+            tiles=_with_orbits(made, records), rules=predictor.rules.to_json(made.items),
+            versions=_versions(), started=started, finished=_now(),
+            adapted={k: s.to_json() for k, s in shifts.items()},
         )
         return publish(request, made.card, made.sheets, store, manifest, made.inputs)
 
 
+def _shifts(made: MapPlan, kept: Path, resume: bool) -> dict[str, Shift]:
+    """Level shifts of the sensors that need one: estimated once, and kept for ``--resume``."""
+    if resume and kept.exists():
+        return {k: Shift(**s) for k, s in json.loads(kept.read_text()).items()}
+    shifts = {
+        key: level_shift(made.items[key], made.card.sensors[key], made.sheets, made.request.task,
+                         made.request.timeline)
+        for key in made.foreign
+    }
+    atomic_write_json(kept, {k: s.to_json() for k, s in shifts.items()})
+    return shifts
+
+
 def _run(
-    made: MapPlan, predictor: Predictor, store: RunStore, progress: bool
+    made: MapPlan, predictor: Predictor, store: RunStore, shifts: Mapping[str, Shift],
+    progress: bool,
 ) -> list[TileRecord]:
     reader = Reader(made.items, made.card.sensors, made.request.timeline, made.request.task,
-                    made.layers)
+                    made.layers, shifts)
     with tqdm(total=len(made.rows), desc="mapping", unit="tile", disable=not progress) as bar:
 
         def finished(record: TileRecord) -> None:
@@ -227,6 +264,16 @@ def _identity(made: MapPlan) -> dict[str, Any]:
     }
 
 
+def _with_orbits(made: MapPlan, records: Sequence[TileRecord]) -> tuple[TileRecord, ...]:
+    """The records with the orbits that radar saw each tile from."""
+    tiles = {row.key: row.tile.geobox for row in made.rows}
+    for key, items in made.items.items():
+        if SENSORS[key].kind == "sar":
+            seen = orbits_of(items, [tiles[r.key] for r in records])
+            records = [dataclasses.replace(r, orbits=o) for r, o in zip(records, seen, strict=True)]
+    return tuple(records)
+
+
 def _card_stamp(card: CheckpointCard) -> dict[str, str]:
     return {"name": card.name, "sha256": card.sha256, "feature_path": card.feature_path}
 
@@ -237,6 +284,8 @@ def _items_stamp(made: MapPlan) -> dict[str, dict[str, Any]]:
             "catalog": items.catalog, "count": len(items.items),
             "fingerprint": items.fingerprint,
             "sources": sorted({source.key for source in items.sources}),
+            "platforms": dict(sorted(Counter(
+                str(i.properties.get("platform", "not stated")) for i in items.items).items())),
             "skipped": [list(pair) for pair in items.skipped],
         }
         for key, items in made.inputs.items()

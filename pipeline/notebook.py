@@ -87,14 +87,15 @@ def map_area(
     out: str | Path | None = None,
     tile_size: int = 512,
     device: str = "auto",
+    adapt: bool = False,
     resume: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
     """Map an area, as ``python -m pipeline.map`` does, and open the result lazily.
 
     Args:
-        aoi, sensor, task, period, catalog, checkpoint, out, tile_size, device, resume: as on the
-            command line.
+        aoi, sensor, task, period, catalog, checkpoint, out, tile_size, device, adapt, resume: as on
+            the command line.
         progress: show a progress bar.
 
     Returns:
@@ -113,7 +114,7 @@ def map_area(
     request = make_request(
         str(aoi), sensor, task=task, period=period, catalog=catalog,
         checkpoint=str(checkpoint) if checkpoint else None, out=str(out) if out else None,
-        tile_px=tile_size, device=device,
+        tile_px=tile_size, device=device, adapt=adapt,
     )
     manifest = make_map(request, resume=resume, progress=progress)
     area = read_aoi(str(aoi)).geometry

@@ -14,33 +14,30 @@ import pytest
 import shapely
 import torch
 
-import models
 from pipeline.data.items import ItemSet
 from pipeline.infer.plan import Cell, Choice, PlanRow, plan
 from pipeline.infer.predict import BATCH, Predictor, softmax
 from pipeline.infer.run import run_tiles
-from pipeline.infer.smooth import reach, smooth
+from pipeline.infer.smooth import pool, reach, smooth
 from pipeline.infer.store import RunStore, locked
 from pipeline.prep.features import model_input
+from pipeline.spec.card import CheckpointCard
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import BadRequest, DataTrouble
 from pipeline.spec.grid import sheets
-from pipeline.spec.layers import layers_of
+from pipeline.spec.layers import FEW, GOOD, LOW, UNLIKE, layers_of
 from pipeline.spec.manifest import TileRecord
 from pipeline.spec.tasks import CROPLAND, LFMC
 from pipeline.spec.timeline import Timeline
-from tests.support.toy import sensor_card, toy_card
+from tests.support.toy import sensor_card, toy_card, untrained
 
 YEAR = Timeline(2023 * 12, 12)
 AREA = shapely.box(3.0, 50.8, 3.01, 50.806)
+UNKNOWN = np.full(4, np.nan, np.float32)  # dissimilarity index that is not known
 
 
-def predictor_of(task=CROPLAND) -> Predictor:
-    torch.manual_seed(0)
-    card = toy_card(task)
-    module = models.build(card.method, card.encoder, card.options)
-    arrays = {k: v.numpy() for k, v in module.state_dict().items()}
-    return Predictor(task, card, arrays, "cpu")
+def predictor_of(task=CROPLAND, card: CheckpointCard | None = None) -> Predictor:
+    return Predictor(task, *untrained(task, card), "cpu")
 
 
 def cube_of(task, bands: tuple[str, ...], shape: tuple[int, int], seed: int = 0) -> Cube:
@@ -151,6 +148,11 @@ def test_predictions_are_those_of_the_plain_model() -> None:
     expected = softmax(logits / 2.0).T.reshape(2, 20, 30)
     np.testing.assert_allclose(result.score, expected, atol=1e-5)
     np.testing.assert_array_equal(result.steps, cube.valid.sum(0))
+    with torch.inference_mode():
+        z = predictor.module.embed("s1", torch.from_numpy(inputs)).numpy()
+    domain = predictor.domains["s1"]
+    nearest = np.linalg.norm(z[:, None] - domain.prototypes.numpy(), axis=2).min(1)
+    np.testing.assert_allclose(result.index.ravel(), nearest / float(domain.scale), rtol=1e-4)
 
 
 def test_a_pixel_is_the_same_in_any_company() -> None:
@@ -164,11 +166,12 @@ def test_a_pixel_is_the_same_in_any_company() -> None:
         mask[rows, cols] = True
         part = predictor("s1", cube, mask)
         np.testing.assert_array_equal(part.score[:, mask], whole.score[:, mask])
+        np.testing.assert_array_equal(part.index[mask], whole.index[mask])
         assert np.isnan(part.score[:, ~mask]).all()
     inputs = np.random.default_rng(1).normal(size=(BATCH + 7, 12, 6)).astype(np.float32)
-    together = predictor.outputs("s1", inputs)
-    np.testing.assert_array_equal(together[-7:], predictor.outputs("s1", inputs[-7:]))
-    np.testing.assert_array_equal(together[::-1], predictor.outputs("s1", inputs[::-1].copy()))
+    together, _ = predictor.run("s1", inputs)
+    np.testing.assert_array_equal(together[-7:], predictor.run("s1", inputs[-7:])[0])
+    np.testing.assert_array_equal(together[::-1], predictor.run("s1", inputs[::-1].copy())[0])
 
 
 def test_too_few_observations_are_nodata_not_a_guess() -> None:
@@ -184,20 +187,28 @@ def test_too_few_observations_are_nodata_not_a_guess() -> None:
 
 def test_classes_are_encoded_with_the_probability_of_the_class() -> None:
     score = np.array([[0.2, 0.5, 0.994], [0.8, 0.5, 0.006]], np.float32)
-    value, percent = predictor_of().encode("s1", score, np.full(3, 12))
+    value, percent, quality = predictor_of().encode("s1", score, np.full(3, 12), UNKNOWN[:3])
     assert value.tolist() == [1, 0, 0]
     assert percent.tolist() == [80, 50, 99]
-    assert value.dtype == percent.dtype == np.uint8
+    assert quality.tolist() == [GOOD, LOW, GOOD]  # below 70 % is low
+    assert value.dtype == percent.dtype == quality.dtype == np.uint8
 
 
 def test_regression_is_encoded_in_steps_of_its_scale() -> None:
     predictor = predictor_of(LFMC)
     outputs = np.array([[0.0], [1.5], [-9.0], [99.0]], np.float32)
     physical = predictor._physical("s1", outputs)  # mean 100, standard deviation 30
-    value, width = predictor.encode("s1", physical.T, np.array([4, 2, 4, 1]))
+    value, width, quality = predictor.encode("s1", physical.T, np.array([4, 2, 4, 1]), UNKNOWN)
     assert value.tolist() == [1000, 1450, 0, 4000]  # 100 %, 145 %, clipped to 0 and 400 %
     assert width.tolist() == [200, 350, 200, 425]  # 20, 35, 20, 42.5 %
+    assert quality.tolist() == [GOOD, GOOD, GOOD, FEW]
     assert value.dtype == np.uint16
+    # where errors grow with the value, so do the intervals: 0.5 + value / 200, at least 0.3
+    entry = dataclasses.replace(sensor_card(LFMC, "s1"), interval_spread=(0.5, 0.005))
+    grown = predictor_of(LFMC, toy_card(LFMC, {"s1": entry}))
+    _, width, quality = grown.encode("s1", physical.T, np.full(4, 4), UNKNOWN)
+    assert width.tolist() == [200, 245, 100, 500]
+    assert quality.tolist() == [GOOD, GOOD, GOOD, LOW]  # a guess is 1.645 * 30 = 49.35 % wide
 
 
 # ---------------------------------------------------------------- smooth
@@ -220,6 +231,28 @@ def test_smoothing_is_the_same_in_any_tile() -> None:
     whole = smooth(p, 5)
     part = smooth(p[:, 8:32, 18:42], 5)[:, 2:-2, 2:-2]
     np.testing.assert_array_equal(part, whole[:, 10:30, 20:40])
+    p[1] = 1 - p[0]
+    sure = pool(p, 5)
+    np.testing.assert_array_equal(pool(p[:, 8:32, 18:42], 5)[:, 2:-2, 2:-2], sure[:, 10:30, 20:40])
+
+
+def test_neighbours_that_agree_make_sure_of_the_class() -> None:
+    p = np.array([[[0.9, 0.6, np.nan, 0.2, 0.9]]], np.float32)
+    p = np.concatenate([p, 1 - p])
+    mean, got = smooth(p, 3), pool(p, 3)
+    # 0.9 and 0.6: mean 0.75; by logarithms sqrt(0.54) / (sqrt(0.54) + sqrt(0.04)) = 0.786
+    assert got[:, 0, 0] == pytest.approx([0.786, 0.214], abs=1e-3)
+    # 0.2 and 0.9: mean 0.55; by logarithms sqrt(0.18) / (sqrt(0.18) + sqrt(0.08)) = 0.6
+    assert got[:, 0, 3] == pytest.approx([0.6, 0.4], abs=1e-3)
+    assert np.isnan(got[:, 0, 2]).all()
+    np.testing.assert_allclose(got[:, 0, [0, 1, 3, 4]].sum(0), 1, rtol=1e-6)
+    many = np.random.default_rng(0).dirichlet(np.ones(5), (30, 40)).astype(np.float32)
+    many = many.transpose(2, 0, 1)
+    mean, got = smooth(many, 3), pool(many, 3)
+    np.testing.assert_array_equal(got.argmax(0), mean.argmax(0))  # the class is the mean's
+    assert (got.max(0) >= mean.max(0)).all()
+    np.testing.assert_allclose(got.sum(0), 1, rtol=1e-5)
+    assert pool(p, 1) is p
 
 
 def test_reach_is_the_window_of_the_wanted() -> None:
@@ -272,7 +305,7 @@ def test_tiles_land_where_they_belong(opened) -> None:
     assert (store.view(sheet.name, "sensor")[:, :] == 255).all()
 
 
-def test_a_store_is_resumed_only_by_its_own_run(opened, tmp_path: Path) -> None:
+def test_a_store_is_resumed_only_by_its_own_run(opened, tmp_path: Path, monkeypatch) -> None:
     (sheet,) = sheets(AREA, 10)
     tile = next(iter(sheet.tiles(32)))
     store = opened(request=1)
@@ -284,6 +317,11 @@ def test_a_store_is_resumed_only_by_its_own_run(opened, tmp_path: Path) -> None:
         log.write('{"sheet": "utm31n", "til')  # a crash in the middle of a line
     with pytest.raises(BadRequest, match="other request"):
         opened(resume=True, request=2)
+    with monkeypatch.context() as patch:  # a version of ours that knew fewer layers
+        fewer = layers_of(CROPLAND)[:4]
+        patch.setattr("tests.test_infer.layers_of", lambda task: fewer)
+        with pytest.raises(BadRequest, match="other layers"):
+            opened(resume=True, request=1)
     again = opened(resume=True, request=1)
     assert list(again.done()) == [f"{sheet.name}/{tile.name}"]
     assert again.view(sheet.name, "map")[tile.rows, tile.cols].all()
@@ -344,7 +382,9 @@ class FakeReader:
         grid = row.tile.geobox.pad(CROPLAND.smooth_px(sensor) // 2)
         h, w = grid.shape
         bands = ("vv", "vh") if sensor == "s1" else CROPLAND.features["s2"][:9]
-        x = np.ones((12, len(bands), h, w), np.float32)
+        x = np.ones((12, len(bands), h, w), np.float32)  # as reflectance far from the training
+        if sensor == "s1":
+            x = x * np.array([-11, -18], np.float32)[:, None, None]
         count = np.ones((12, h, w), np.uint8)
         if sensor == "s2":
             count[:, : h // 2] = 0
@@ -374,6 +414,14 @@ def test_gaps_of_the_first_sensor_are_filled_from_the_next(opened) -> None:
     assert (used[~inside] == 255).all()
     assert (store.view(sheet.name, "map")[:, :][inside] != 255).all()
     assert (store.view(sheet.name, "observations")[:, :][inside] == 12).all()
+    quality = store.view(sheet.name, "quality")[:, :]
+    assert set(np.unique(quality[inside])) == {LOW, UNLIKE}  # random weights are sure of nothing
+    assert (quality[used == 2] == UNLIKE).all()
+    assert (quality[~inside] == 255).all()
+    counted = {name: sum(r.quality.get(name, 0) for r in records)
+               for name in ("good", "low confidence", "outside the training domain")}
+    assert list(counted.values()) == [int((quality[inside] == k).sum())
+                                      for k in (GOOD, LOW, UNLIKE)]
     both = [r for r in records if len(r.mapped_px) > 1]
     assert both
     assert "pixels made from s2" in both[0].reason
@@ -387,6 +435,9 @@ def test_a_gap_of_the_only_sensor_stays_a_gap(opened) -> None:
     inside = sheet.inside(sheet.geobox)
     values, used = (store.view(sheet.name, name)[:, :] for name in ("map", "sensor"))
     assert ((values == 255) == (used != 2)).all()
+    quality = store.view(sheet.name, "quality")[:, :]
+    np.testing.assert_array_equal(quality == 0, used == 0)
+    np.testing.assert_array_equal(quality == 255, used == 255)
     assert (used[inside & (values == 255)] == 0).all()
     assert 0 < sum(r.mapped_px["s2"] for r in records) < inside.sum()
 

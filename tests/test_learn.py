@@ -442,6 +442,12 @@ def test_train_writes_an_evaluated_checkpoint(tmp_path, capsys):
         assert s.coverage_score[-1] == pytest.approx(s.score, abs=1e-4)
         assert s.coverage_score[0] < s.coverage_score[-1]
         assert s.coverage_half_width == ()
+        assert s.interval_coverage is None
+        assert 0 < s.temperature < 10
+        assert all(0 <= e < 0.5 for e in s.ece)
+        assert 0 < s.domain_threshold < 3
+        assert weights[f"domain.{key}.prototypes"].shape == (240, 16)  # all samples, twice
+        assert any(f"calibration error of {key}" in note for note in card.notes)
     assert set(card.baselines) == {"Individual", "extra-trees", "extra-trees, no satellite"}
     assert card.data[0]["name"] == "made_up"
     assert card.options["kernel"] == 5  # a card does not lean on the code's defaults
@@ -467,6 +473,9 @@ def test_train_a_regression_in_one_random_fold(tmp_path, capsys):
     assert 0 < s1.half_width_at(4) < 120
     assert card.target_mean == pytest.approx(125, abs=15)
     assert s1.temperature == 1
+    # one fold: there is no other to measure the coverage in
+    assert (s1.interval_coverage, s1.ece) == (None, None)
+    assert list(s1.coverage_half_width) == sorted(s1.coverage_half_width, reverse=True)
     assert "one test fold" in card.protocol
     assert "single samples" in card.protocol
 

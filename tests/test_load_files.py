@@ -16,6 +16,7 @@ from pipeline.data.aoi import read_aoi
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube, open_composite
 from pipeline.data.search import search
+from pipeline.data.stacks import Loader
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.grid import sheets
 from pipeline.spec.sensors import SENSORS
@@ -40,7 +41,7 @@ def found(region: Path, region_aoi: str) -> dict[str, ItemSet]:
 
 @pytest.mark.parametrize("loader", ["odc", "stackstac"])
 def test_a_lost_file_fails_and_is_named(
-    region: Path, tmp_path: Path, area: shapely.Geometry, loader: str
+    region: Path, tmp_path: Path, area: shapely.Geometry, loader: Loader
 ) -> None:
     copy = tmp_path / "region"
     shutil.copytree(region, copy)
@@ -49,15 +50,12 @@ def test_a_lost_file_fails_and_is_named(
     path = Path(victim.assets["red"].href)
     grid = sheets(area, 10)[0].geobox
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    if loader == "odc":
-        with pytest.raises(DataTrouble, match=f"item {victim.id}.*{path.name}.*run again"):
-            load_cube(items, grid, ("red",), YEAR)
-        path.unlink()
-        with pytest.raises(DataTrouble, match=f"item {victim.id}.*No such file"):
-            load_cube(items, grid, ("red",), YEAR)
-    else:
-        with pytest.raises(RuntimeError, match=path.name):
-            open_composite(items, grid, ("red",), YEAR, loader="stackstac").compute()
+    lazy = open_composite(items, grid, ("red",), YEAR, loader=loader)
+    with pytest.raises(DataTrouble, match=f"item {victim.id}.*{path.name}.*run again"):
+        lazy.compute()
+    path.unlink()
+    with pytest.raises(DataTrouble, match=f"item {victim.id}.*No such file"):
+        lazy.compute()
 
 
 def test_wrong_type_and_rotated_files_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -17,9 +18,11 @@ from rio_cogeo.cogeo import cog_validate
 
 from pipeline import cli
 from pipeline.data import load
-from pipeline.map import command
+from pipeline.data.checkpoints import load_checkpoint, save_checkpoint
+from pipeline.map import command, summary
 from pipeline.mapping import STATE
 from pipeline.spec.errors import DataTrouble
+from pipeline.spec.manifest import RunManifest, TileRecord
 
 PERIOD = "2023-10"
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +65,8 @@ def test_a_map_of_two_zones_is_complete_and_valid(run, tmp_path: Path, capsys) -
     out = tmp_path / "out"
     report = json.loads(capsys.readouterr().out)
     assert {p.parent.name for p in tifs(out)} == {"utm31n", "utm32n"}
-    assert {p.stem for p in tifs(out)} == {"map", "confidence", "sensor", "observations"}
+    assert {p.stem for p in tifs(out)} == {"map", "confidence", "sensor", "observations",
+                                           "quality"}
     for path in tifs(out):
         valid, errors, _ = cog_validate(path)
         assert valid, errors
@@ -70,18 +74,29 @@ def test_a_map_of_two_zones_is_complete_and_valid(run, tmp_path: Path, capsys) -
             assert src.tags()["PERIOD"] == "2022-11:2023-10"
             assert src.tags()["CARD_SHA256"] == report["card"]["sha256"]
             assert "sandbox/" in src.tags()["SOURCES"]
+            assert "dissimilarity index above s1 0.6, s2 0.6" in src.tags()["QUALITY"]
     for sheet in ("utm31n", "utm32n"):
         layers = {p.stem: p for p in tifs(out / sheet)}
-        values, used, seen, sure = (
+        values, used, seen, sure, quality = (
             rasterio.open(layers[name]).read(1)
-            for name in ("map", "sensor", "observations", "confidence")
+            for name in ("map", "sensor", "observations", "confidence", "quality")
         )
+        assert ((values == 255) == np.isin(quality, (0, 255))).all()
+        assert ((quality == 255) == (used == 255)).all()
+        assert (sure[quality == 2] < 70).all()
+        assert (sure[quality == 1] >= 70).all()
         assert set(np.unique(values)) <= {0, 1, 255}
         assert ((values == 255) == np.isin(used, (0, 255))).all()
         assert ((values == 255) == (sure == 255)).all()
         assert (seen[values != 255] >= 3).all()
         item = pystac.Item.from_file(str(out / sheet / "item.json"))
         assert item.properties["proj:code"] == f"EPSG:326{sheet[3:5]}"
+        assert item.properties["wallmap:quality"] == report["totals"]["quality"]
+        assert item.properties["wallmap:quality_rules"] == report["rules"]
+    quality = {name: sum(t["quality"].get(name, 0) for t in report["tiles"])
+               for name in report["totals"]["quality"]}
+    assert sum(quality.values()) == report["totals"]["mapped_px"]
+    assert sum(report["totals"]["quality"].values()) == pytest.approx(1)
     assert (out / "preview.png").stat().st_size > 10_000
     assert report["totals"]["mapped_share"] > 0.95
     assert json.loads((out / "manifest.json").read_text())["files"] == report["files"]
@@ -124,7 +139,7 @@ def test_the_tile_size_changes_no_pixel(run, tmp_path: Path, tile_size: str) -> 
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
-def test_dry_run_reads_no_pixel_and_writes_nothing(run, tmp_path, capsys, monkeypatch) -> None:
+def test_dry_run_reads_no_pixel_and_writes_the_plan_only(run, tmp_path, capsys, monkeypatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a pixel was read")
 
@@ -133,7 +148,8 @@ def test_dry_run_reads_no_pixel_and_writes_nothing(run, tmp_path, capsys, monkey
     plan = json.loads(capsys.readouterr().out)
     assert {c["sensor"] for t in plan["tiles"] for c in t["choices"]} == {"s1", "s2", "l8"}
     assert all(t["reason"] for t in plan["tiles"])
-    assert not (tmp_path / "out").exists()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["plan.geojson"]
+    assert plan["plan"] == str(tmp_path / "out" / "plan.geojson")
 
 
 def test_an_aoi_file_carries_its_own_defaults(region, region_aoi, untrained, tmp_path,
@@ -153,6 +169,41 @@ def test_an_aoi_file_carries_its_own_defaults(region, region_aoi, untrained, tmp
     assert (tmp_path / "maps/here-cropland-s1-2023-10/manifest.json").is_file()
     assert "mapped" in printed
     assert "map.tif" in printed
+    assert "quality " in printed
+    assert "low confidence" in printed
+
+
+def test_an_older_checkpoint_maps_and_says_what_it_cannot_tell(run, untrained, tmp_path,
+                                                               capsys) -> None:
+    card, arrays = load_checkpoint(untrained["cropland"])
+    old = tmp_path / "old"
+    entries = {k: dataclasses.replace(s, domain_threshold=None) for k, s in card.sensors.items()}
+    save_checkpoint(old, dataclasses.replace(card, sensors=entries),
+                    {k: v for k, v in arrays.items() if not k.startswith("domain.")})
+    raw = json.loads((old / "card.json").read_text())
+    for entry in raw["sensors"].values():  # as it was written before there were such fields
+        for name in ("domain_threshold", "ece", "interval_coverage", "interval_spread"):
+            del entry[name]
+    (old / "card.json").write_text(json.dumps(raw))
+    assert run(checkpoint=str(old)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "not computed for s1" in report["rules"]["outside the training domain"]
+    assert "outside the training domain" not in report["totals"]["quality"]
+    assert run(out="new") == 0
+    known, plain = pixels(tmp_path / "new"), pixels(tmp_path / "out")
+    for name, values in plain.items():
+        if name.endswith("quality.tif"):
+            assert (known[name] == 4).any()
+            assert (values == known[name])[known[name] != 4].all()
+            assert not (values == 4).any()
+        else:
+            np.testing.assert_array_equal(values, known[name], err_msg=name)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    text = summary(RunManifest(**{**{k: manifest[k] for k in ("request", "card", "items",
+                                                              "refused", "rules")},
+                                  "tiles": tuple(TileRecord(**t) for t in manifest["tiles"])}),
+                   tmp_path)
+    assert "outside the training domain not computed for s1" in text.splitlines()[-1]
 
 
 BAD = {

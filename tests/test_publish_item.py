@@ -115,7 +115,8 @@ def test_extensions_read_back(made) -> None:
 
 def test_assets_roles_and_links(made) -> None:
     folder, item, _, _ = made
-    assert [*item["assets"]] == ["map", "confidence", "sensor", "observations", "preview"]
+    assert [*item["assets"]] == ["map", "confidence", "sensor", "observations", "quality",
+                                   "preview"]
     for asset in item["assets"].values():
         assert asset["href"].startswith("./")
         assert (folder / asset["href"]).is_file()

@@ -1,4 +1,4 @@
-"""Layers: what the codes of a sheet's four files mean."""
+"""Layers: what the codes of a sheet's five files mean."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.spec.tasks import CROPLAND, LFMC, TASKS, MapClass
 
 
 def test_files_of_a_classification() -> None:
-    mapped, confidence, sensor, observations = layers_of(CROPLAND)
+    mapped, confidence, sensor, observations, quality = layers_of(CROPLAND)
     assert [layer.name for layer in layers_of(CROPLAND)] == [
-        "map", "confidence", "sensor", "observations",
+        "map", "confidence", "sensor", "observations", "quality",
     ]
     assert (mapped.dtype, mapped.nodata, mapped.kind) == ("uint8", 255, "classes")
     assert {c.code: c.name for c in mapped.classes} == {0: "other", 1: "cropland"}
@@ -23,6 +23,12 @@ def test_files_of_a_classification() -> None:
     )
     assert (sensor.dtype, sensor.nodata) == ("uint8", 255)
     assert (observations.dtype, observations.nodata) == ("uint16", 65535)
+    assert (quality.dtype, quality.nodata) == ("uint8", 255)
+    assert {c.code: c.name for c in quality.classes} == {
+        0: "none", 1: "good", 2: "low confidence", 3: "few observations",
+        4: "outside the training domain",
+    }
+    assert len({c.colour for c in quality.classes}) == 5
 
 
 def test_files_of_a_regression() -> None:
@@ -36,6 +42,7 @@ def test_sensor_codes_are_those_of_the_sensor_table() -> None:
     layer = sensor_layer()
     assert {c.name: c.code for c in layer.classes} == {
         "none": 0, **{s.key: s.code for s in SENSORS.values()},
+        "s1+s2": 19, "s1+l8": 21, "s2+l8": 22, "s1+s2+l8": 23,  # 16 + a bit a sensor
     }
     assert len({c.colour for c in layer.classes}) == len(layer.classes)
 

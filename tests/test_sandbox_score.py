@@ -62,6 +62,7 @@ def test_a_map_equal_to_the_truth_scores_one_and_flipped_pixels_count(
     assert found.metrics["accuracy"] == pytest.approx(1 - 500 / 3900)
     assert 0.7 < found.metrics["f1"] < 1
     assert found.unseen != found.metrics
+    assert (found.confidence, found.bins, found.quality) == ({}, [], {})  # only map.tif is there
     assert "accuracy 0.872" in str(found)
 
 
@@ -86,6 +87,52 @@ def test_fuel_moisture_is_averaged_onto_the_maps_grid(region: Path, tmp_path: Pa
     assert found.metrics["rmse"] == pytest.approx(5, abs=0.06)
     spread = ((want - want.mean()) ** 2).mean()
     assert found.metrics["r2"] == pytest.approx(1 - 25 / spread, rel=0.05)
+
+
+def test_the_stated_confidence_is_held_against_the_truth(region: Path, tmp_path: Path) -> None:
+    data, t = truth_of(region, "cropland_utm31n")
+    part = data[4:44, 6:56].copy()
+    part[:10] = 1 - part[:10]  # 500 of 2000 pixels wrong, where the map is said to be unsure of it
+    part[39] = 255
+    sure = np.full(part.shape, 99, np.uint8)
+    sure[:20] = 52
+    quality = np.ones(part.shape, np.uint8)
+    quality[:20], quality[39] = 2, 0
+    corner = rasterio.Affine(10, 0, t.c + 60, 0, -10, t.f - 40)
+    for name, layer in (("map", part), ("confidence", sure), ("quality", quality)):
+        write_map(tmp_path / f"{name}.tif", layer, corner, 32631, "cropland", 255)
+    (found,) = score(tmp_path, region)
+    # half of the unsure thousand is right where 52 % was said, all of the sure 950 where 99 %
+    assert found.confidence["ece"] == pytest.approx((1000 * 0.02 + 950 * 0.01) / 1950)
+    assert found.confidence["stated"] == pytest.approx((1000 * 0.52 + 950 * 0.99) / 1950)
+    assert [(round(c, 4), a, n) for c, a, n in found.bins] == [(0.52, 0.5, 1000), (0.99, 1, 950)]
+    assert list(found.quality) == ["good", "low confidence"]
+    assert found.quality["good"]["accuracy"] == 1
+    assert found.quality["low confidence"]["accuracy"] == 0.5
+    assert found.quality["low confidence"]["share"] == pytest.approx(1000 / 1950)
+    assert "confidence: ece 0.015" in str(found)
+    assert "low confidence: share 0.513, accuracy 0.500" in str(found)
+
+
+def test_intervals_are_held_against_the_truth(region: Path, tmp_path: Path) -> None:
+    data, t = truth_of(region, "lfmc_2023-10_utm31n")
+    h, w = data.shape
+    grid = window((t.c, t.f - 10 * h, t.c + 10 * w, t.f), 32631, 250)
+    truth = average_on(region / "truth" / "lfmc_2023-10_utm31n.tif", grid.affine, grid.shape)
+    codes = np.rint((truth + 5) / 0.1).astype(np.uint16)  # 5 % too moist everywhere
+    width = np.full(codes.shape, 60, np.uint16)  # 6 %
+    width[0] = 40  # 4 %: the first row's are too narrow
+    quality = np.where(width == 40, 4, 1).astype(np.uint8)
+    for name, layer, scale in (("map", codes, 0.1), ("confidence", width, 0.1),
+                               ("quality", quality, 1.0)):
+        write_map(tmp_path / f"{name}.tif", layer, grid.affine, 32631, "lfmc",
+                  255 if name == "quality" else 65535, scale)
+    (found,) = score(tmp_path, region)
+    assert found.bins == []
+    assert found.confidence["coverage"] == pytest.approx(1 - 1 / codes.shape[0])
+    assert found.quality["good"]["coverage"] == 1
+    assert found.quality["outside the training domain"]["coverage"] == 0
+    assert found.quality["outside the training domain"]["width"] == pytest.approx(4)
 
 
 def test_points_agree_with_the_truth_and_carry_groups(region: Path) -> None:

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from models.encoders.layers import Dropout
+
 
 class TempCNN(nn.Module):
     """Temporal convolutions, one dense layer, one linear projection.
@@ -41,24 +43,41 @@ class TempCNN(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [channels] + [width] * layers
-        self.convolutions = nn.Sequential(*(
+        self.convolutions = _Convolutions(*(
             part for k in range(layers)
             for part in _convolution(sizes[k], width, kernel, dropout)
         ))
         self.dense = nn.Sequential(
             nn.Flatten(),  # (N, width, T) -> (N, width * T)
-            nn.Linear(width * steps, dense), nn.BatchNorm1d(dense), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(width * steps, dense), nn.BatchNorm1d(dense), nn.ReLU(), Dropout(dropout),
         )
-        self.projection = nn.Sequential(nn.Dropout(projection_dropout), nn.Linear(dense, features))
+        self.projection = nn.Sequential(Dropout(projection_dropout), nn.Linear(dense, features))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, C) -> (N, D)."""
-        x = self.convolutions(x.transpose(1, 2))  # (N, T, C) -> (N, C, T) -> (N, width, T)
-        return self.projection(self.dense(x))
+        return self.projection(self.dense(self.convolutions(x)))
+
+
+class _Convolutions(nn.Sequential):
+    """Convolutions along time, and what follows each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, C) -> (N, width, T)."""
+        if not self.training:
+            return super().forward(x.transpose(1, 2))
+        n, t, _ = x.shape
+        # PyTorch normalises the columns of a matrix several times faster than short series
+        x = x.reshape(n * t, -1)
+        for part in self:
+            if isinstance(part, nn.Conv1d):
+                x = part(x.view(n, t, -1).transpose(1, 2)).transpose(1, 2).reshape(n * t, -1)
+            else:
+                x = part(x)
+        return x.view(n, t, -1).transpose(1, 2)
 
 
 def _convolution(channels: int, width: int, kernel: int, dropout: float) -> list[nn.Module]:
     return [
         nn.Conv1d(channels, width, kernel, padding=kernel // 2),
-        nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout),
+        nn.BatchNorm1d(width), nn.ReLU(), Dropout(dropout),
     ]

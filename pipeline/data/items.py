@@ -22,7 +22,9 @@ from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.files import atomic_write_json
+from pipeline.data.rasters import ImageFile
 from pipeline.data.sources import assets_needed, source_of
+from pipeline.data.web import trusted_hosts
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.sensors import sensor
 from pipeline.spec.source import Source
@@ -98,6 +100,14 @@ class ItemSet:
         """Bands that every source of the items gives, in the sensor's order."""
         names = sensor(self.sensor).band_names
         return tuple(b for b in names if all(b in source.assets for source in self.sources))
+
+    def file(self, index: int, key: str) -> ImageFile:
+        """What is known of the file of an item's asset."""
+        item, asset = self.items[index], self.items[index].assets[key]
+        return ImageFile(
+            asset.href, item.id, self.sources[index].signer,
+            str(asset.extra_fields.get("file:checksum") or ""), trusted_hosts(self.catalog),
+        )
 
     def touching(self, geobox: GeoBox) -> tuple[int, ...]:
         """Indices of the items whose footprint may overlap a window."""

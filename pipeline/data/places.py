@@ -13,7 +13,8 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.items import ItemSet
 from pipeline.data.load import finer
-from pipeline.data.reader import GDAL_OPTIONS, NearestReader, centres
+from pipeline.data.rasters import GDAL_OPTIONS
+from pipeline.data.reader import NearestReader, centres
 from pipeline.data.search import search
 from pipeline.data.sources import CATALOGS, STORED_DTYPE
 from pipeline.prep.place import halo_px, shares, terrain
@@ -109,9 +110,8 @@ def mosaic(items: ItemSet, window: GeoBox) -> np.ndarray:
 def _strip(items: ItemSet, window: GeoBox) -> np.ndarray:
     out = np.full(window.shape, np.nan, np.float32)
     for k in reversed(items.touching(window)):  # they are in the order of time
-        item, source = items.items[k], items.sources[k]
-        reader = NearestReader(item.assets[source.assets[items.sensor]].href, source.signer,
-                               item.id)
+        source = items.sources[k]
+        reader = NearestReader(items.file(k, source.assets[items.sensor]))
         how = RasterLoadParams(STORED_DTYPE[source.unit], source.nodata)
         _, dn = reader.read(how, window)
         np.copyto(out, to_physical(dn, source, source.scale, source.offset), where=np.isnan(out))

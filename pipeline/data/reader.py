@@ -8,7 +8,6 @@ the graph is built, not when the file is opened.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,50 +21,27 @@ from odc.loader.types import RasterLoadParams, RasterSource
 from pyproj import Transformer
 from rasterio.windows import Window
 
-from pipeline.data.hrefs import shown
-from pipeline.data.signing import signed
-from pipeline.spec.errors import DataTrouble
+from pipeline.data.rasters import GDAL_OPTIONS, ImageFile, read_image
+from pipeline.data.remote import Unreadable
 
-# Set around every read, so that they hold in whichever thread or process the read happens.
-GDAL_OPTIONS: dict[str, Any] = {
-    # no listing of the folder in search of side-car files: one request less per file, or hundreds
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    # the header of a COG in one request
-    "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
-    # neighbouring blocks in one request
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    # several ranges over one connection
-    "GDAL_HTTP_MULTIPLEX": "YES",
-    "GDAL_HTTP_VERSION": "2",
-    # busy servers: 429, 500, 502, 503, 504 are tried again, later and later
-    "GDAL_HTTP_MAX_RETRY": 4,
-    "GDAL_HTTP_RETRY_DELAY": 1,
-    # a connection that hangs would hang the map
-    "GDAL_HTTP_CONNECTTIMEOUT": 20,
-    "GDAL_HTTP_TIMEOUT": 120,
-    # headers are read again by the next tile, pixels are not
-    "VSI_CACHE": "TRUE",
-    "VSI_CACHE_SIZE": 5_000_000,
-}
-
-_QUERY = re.compile(r"\?\S+")
+# Cells that may be read for one window; a 512 px chunk of a map has 2^18 pixels, and the finest
+# image that anyone has a use for is some ten times finer.
+MAX_CELLS = 1 << 26
 
 
 class NearestDriver:
     """odc-loader ``ReaderDriver``.
 
     Args:
-        signer: of the source row.
-        names: href -> item id, for error messages.
+        images: by href.
     """
 
     md_parser = None
     dask_reader = None
     aux_reader = None
 
-    def __init__(self, signer: str, names: Mapping[str, str]) -> None:
-        self._signer = signer
-        self._names = names
+    def __init__(self, images: Mapping[str, ImageFile]) -> None:
+        self._images = images
 
     def new_load(self, geobox: GeoBox, *, chunks: dict[str, int] | None = None) -> None:
         """No state is shared between the reads of a load."""
@@ -85,16 +61,14 @@ class NearestDriver:
 
     def open(self, src: RasterSource, ctx: None) -> NearestReader:
         """Reader of one asset; the file is opened when it is read."""
-        return NearestReader(src.uri, self._signer, self._names.get(src.uri, ""))
+        return NearestReader(self._images[src.uri])
 
 
 class NearestReader:
     """odc-loader ``RasterReader`` of one asset."""
 
-    def __init__(self, href: str, signer: str, item_id: str) -> None:
-        self._href = href
-        self._signer = signer
-        self._item_id = item_id
+    def __init__(self, image: ImageFile) -> None:
+        self._image = image
 
     def read(
         self,
@@ -111,27 +85,16 @@ class NearestReader:
         """
         h, w = dst_geobox.shape
         dtype = np.dtype(cfg.dtype)
-        try:
-            with rasterio.open(
-                signed(self._href, self._signer), sharing=False,
-                driver="GTiff",  # a VRT of that name could name any file of this machine
-            ) as file:
-                if not np.can_cast(file.dtypes[0], dtype):
-                    raise self._trouble(f"it holds {file.dtypes[0]}, the archive's row {dtype}")
-                if file.crs is None or file.transform.b or file.transform.d:
-                    raise self._trouble("it is not on a north-up grid of a known CRS")
-                pixels = nearest(file, dst_geobox, dtype.type(cfg.fill_value))
-        except (rasterio.errors.RasterioError, OSError) as error:
-            raise self._trouble(_QUERY.sub("", str(error))) from None
-        return (slice(0, h), slice(0, w)), pixels.astype(dtype, copy=False)
 
-    def _trouble(self, reason: str) -> DataTrouble:
-        then = "check the connection and run again; --resume keeps what is finished"
-        if self._href.startswith("s3://"):
-            then = ("this bucket may be requester-pays: set AWS credentials and "
-                    "AWS_REQUEST_PAYER=requester, or try --catalog planetary-computer")
-        return DataTrouble(f"an asset of item {self._item_id} cannot be read",
-                           got=f"{shown(self._href)}: {reason}", then=then)
+        def pixels(file: rasterio.DatasetReader) -> np.ndarray:
+            if file.dtypes[0].startswith("complex") or not np.can_cast(file.dtypes[0], dtype):
+                raise Unreadable(f"it holds {file.dtypes[0]}, the archive's row {dtype}")
+            if file.crs is None or file.transform.b or file.transform.d:
+                raise Unreadable("it is not on a north-up grid of a known CRS")
+            return nearest(file, dst_geobox, dtype.type(cfg.fill_value))
+
+        found = read_image(self._image, pixels)
+        return (slice(0, h), slice(0, w)), found.astype(dtype, copy=False)
 
 
 def nearest(file: rasterio.DatasetReader, window: GeoBox, fill: np.generic) -> np.ndarray:
@@ -141,6 +104,9 @@ def nearest(file: rasterio.DatasetReader, window: GeoBox, fill: np.generic) -> n
         file: opened, north-up.
         window: where to.
         fill: value where the file has no cell.
+
+    Raises:
+        Unreadable: its pixels are so small that the window holds too many.
     """
     x, y = centres(window, file.crs.to_string())
     t = file.transform
@@ -154,6 +120,8 @@ def nearest(file: rasterio.DatasetReader, window: GeoBox, fill: np.generic) -> n
         cols_in = rows_in = inside
     c0, c1 = int(cols[cols_in].min()), int(cols[cols_in].max())
     r0, r1 = int(rows[rows_in].min()), int(rows[rows_in].max())
+    if (c1 - c0 + 1) * (r1 - r0 + 1) > MAX_CELLS:
+        raise Unreadable(f"its pixels of {t.a:g} are too small to be read into a map")
     block = file.read(1, window=Window(c0, r0, c1 - c0 + 1, r1 - r0 + 1))
     c = np.where(cols_in, cols - c0, 0).astype(np.intp)
     r = np.where(rows_in, rows - r0, 0).astype(np.intp)

@@ -79,8 +79,10 @@ def search(
 def to_item(record: dict) -> pystac.Item:
     """pystac item of a record, migrated to the current STAC version without touching the net.
 
+    Its outline is mended, and its CRS stands under ``proj:code``, whatever the version.
+
     Raises:
-        ValueError, KeyError, pystac.STACError: not a valid item.
+        ValueError, KeyError, pystac.STACError, shapely.errors.ShapelyError: not a valid item.
     """
     unread = record.get("stac_extensions") or []
     record["stac_extensions"] = [
@@ -88,4 +90,12 @@ def to_item(record: dict) -> pystac.Item:
     ]
     if record.get("geometry") is None:
         raise ValueError("it has no geometry")
-    return pystac.Item.from_dict(record, preserve_dict=False)
+    item = pystac.Item.from_dict(record, preserve_dict=False)
+    outline = shapely.geometry.shape(item.geometry)
+    if not outline.is_valid:  # providers' outlines cross themselves: no overlap can be told of them
+        item.geometry = shapely.geometry.mapping(shapely.make_valid(outline))
+    # pystac renames it only where the extension is declared, which some providers forget
+    for fields in (item.properties, *(asset.extra_fields for asset in item.assets.values())):
+        if (number := fields.pop("proj:epsg", None)) is not None:
+            fields.setdefault("proj:code", f"EPSG:{number}")
+    return item

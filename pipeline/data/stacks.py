@@ -15,10 +15,11 @@ from odc.geo.geobox import GeoBox
 
 from pipeline.data import load_stackstac
 from pipeline.data.items import ItemSet, when
+from pipeline.data.rasters import ImageFile
 from pipeline.data.reader import NearestDriver
 from pipeline.data.sources import MASK_DTYPE, MASK_FILL, STORED_DTYPE, assets_needed
-from pipeline.prep.masks import MASKS
-from pipeline.prep.radiometry import scaling, to_physical
+from pipeline.prep.masks import MASKS, SCL_VEGETATION
+from pipeline.prep.radiometry import offset_doubt, scaling, to_physical
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.source import Source
 
@@ -33,11 +34,13 @@ class Images:
 
     Attributes:
         source: the row.
+        names: [N] ids of the items.
         index: [N] position of each image in its ItemSet.
         scale, offset: band -> [N].
     """
 
     source: Source
+    names: tuple[str, ...]
     index: np.ndarray
     scale: Mapping[str, np.ndarray]
     offset: Mapping[str, np.ndarray]
@@ -49,13 +52,31 @@ class Images:
             band: canonical name.
             blocks: of ``Stack.blocks(band)``, computed.
             member: [M] which of the N images.
+
+        Raises:
+            DataTrouble: the pixels contradict the offset that an image's metadata imply.
         """
         scale = self.scale[band][member][:, None, None]
         offset = self.offset[band][member][:, None, None]
         values = to_physical(blocks[0][member], self.source, scale, offset)
         if self.source.mask is not None:
             values[~MASKS[self.source.mask](blocks[1][member])] = np.nan
+        if self.source.mask == "scl" and band == "B04":
+            self._check_offsets(values, blocks[1][member], offset.ravel(), member)
         return values
+
+    def _check_offsets(
+        self, red: np.ndarray, scl: np.ndarray, offset: np.ndarray, member: np.ndarray
+    ) -> None:
+        for k, name in enumerate(member):
+            clear = np.isfinite(red[k])
+            vegetation = red[k][clear & (scl[k] == SCL_VEGETATION)]
+            doubt = offset_doubt(vegetation, int(clear.sum()), self.source, float(offset[k]))
+            if doubt:
+                raise DataTrouble(
+                    f"item {self.names[name]} contradicts its metadata", got=doubt,
+                    then="try another --catalog, and tell the provider of this one",
+                )
 
 
 @dataclass(frozen=True)
@@ -100,7 +121,7 @@ def crs_of(item: pystac.Item) -> str:
     """``EPSG:n`` that an item states for itself or its first asset; empty when it does not."""
     assets = iter(item.assets.values())
     places = [item.properties, *(asset.extra_fields for asset in assets)]
-    return next((str(p["proj:code"]) for p in places if p.get("proj:code")), "")
+    return next((str(p["proj:code"]).upper() for p in places if p.get("proj:code")), "")
 
 
 def _open(
@@ -113,18 +134,19 @@ def _open(
     if needed is None or any(key not in item.assets for item in chosen for key in needed):
         raise ValueError("pass ItemSet.usable(bands): some items lack assets of these bands")
     slim = [_slim(item, needed, geobox) for item in chosen]
+    files = {f.href: f for k in index for key in needed if (f := items.file(k, key))}
     dtypes = dict.fromkeys(needed, STORED_DTYPE[source.unit])
     fills: dict[str, float] = dict.fromkeys(needed, source.nodata)
     if source.mask is not None:
         dtypes[source.mask_asset] = MASK_DTYPE[source.mask]
         fills[source.mask_asset] = MASK_FILL[source.mask]
     if loader == "stackstac":
-        arrays = load_stackstac.stack(slim, dtypes, fills, geobox, chunk_px, source.signer)
+        arrays = load_stackstac.stack(slim, dtypes, fills, geobox, chunk_px, files)
     else:
-        arrays = _odc(slim, dtypes, fills, geobox, chunk_px, source.signer)
+        arrays = _odc(slim, dtypes, fills, geobox, chunk_px, files)
     scalings = {b: [_scaling(source, item, source.assets[b]) for item in chosen] for b in bands}
     images = Images(
-        source, np.asarray(index),
+        source, tuple(item.id for item in chosen), np.asarray(index),
         {b: np.array([s for s, _ in pairs], np.float32) for b, pairs in scalings.items()},
         {b: np.array([o for _, o in pairs], np.float32) for b, pairs in scalings.items()},
     )
@@ -136,13 +158,12 @@ def _open(
 
 def _odc(
     items: Sequence[pystac.Item], dtypes: Mapping[str, str], fills: Mapping[str, float],
-    geobox: GeoBox, chunk_px: int, signer: str,
+    geobox: GeoBox, chunk_px: int, files: Mapping[str, ImageFile],
 ) -> dict[str, da.Array]:
-    names = {asset.href: item.id for item in items for asset in item.assets.values()}
     loaded = odc.stac.load(
         items, bands=list(dtypes), geobox=geobox, groupby="id", resampling="nearest",
         chunks={"y": chunk_px, "x": chunk_px}, fail_on_error=True,
-        driver=NearestDriver(signer, names),
+        driver=NearestDriver(files),
         stac_cfg={"*": {"assets": {k: {"data_type": dtypes[k], "nodata": fills[k]} for k in dtypes},
                         "warnings": "ignore"}},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pystac
@@ -13,6 +13,7 @@ from pyproj import Transformer
 from pipeline.data.items import ItemSet, when
 from pipeline.spec.card import CheckpointCard
 from pipeline.spec.grid import Sheet, Tile
+from pipeline.spec.request import Mode
 from pipeline.spec.sensors import SENSORS
 from pipeline.spec.timeline import Timeline
 
@@ -32,31 +33,39 @@ class Choice:
         expected_steps: expected number of steps with a clear observation, an acquisition that
             covers a part of the cell counting for that part.
         score: the card's held-out score at that coverage.
+        observations: expected number of clear observations at each step.
     """
 
     sensor: str
     items: int
     expected_steps: float
     score: float
+    observations: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A part of a tile whose sensors are ranked together, best first."""
+    """A part of a tile whose sensors are ranked together, best first, and why so."""
 
     rows: slice
     cols: slice
     choices: tuple[Choice, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """A tile and the ranking of the sensors in its cells; no choice where nothing was acquired."""
+    """A tile and the ranking of the sensors in its cells; no choice where nothing was acquired.
+
+    With ``mode`` ``best`` the ranking is a promise that the pixels may break: a sensor that turns
+    out worse than the next one's promise is measured against it.
+    """
 
     sheet: Sheet
     tile: Tile
     cells: tuple[Cell, ...]
     reason: str
+    mode: Mode = "order"
 
     @property
     def key(self) -> str:
@@ -67,13 +76,37 @@ class PlanRow:
         """Per sensor: its mean over the tile's cells, the one that is first in most cells first."""
         return _summary(self.cells)
 
-    def where(self, sensor: str, rank: int) -> np.ndarray:
-        """[Y, X] bool: pixels of the tile where the sensor has that rank."""
+    def where(self, sensor: str, rank: int | None = None) -> np.ndarray:
+        """[Y, X] bool: pixels of the tile where the sensor has that rank; None = any."""
         mask = np.zeros(self.tile.geobox.shape, bool)
         for cell in self.cells:
-            if rank < len(cell.choices) and cell.choices[rank].sensor == sensor:
+            ranked = cell.choices if rank is None else cell.choices[rank : rank + 1]
+            if any(choice.sensor == sensor for choice in ranked):
                 mask[cell.rows, cell.cols] = True
         return mask
+
+    def planned_of(self, cell: Cell) -> str:
+        """Sensor that a cell is planned to be made of, or all of them (``s1+s2``)."""
+        if self.mode != "all":
+            return cell.choices[0].sensor if cell.choices else ""
+        return "+".join(key for key in SENSORS if any(c.sensor == key for c in cell.choices))
+
+    def planned(self, inside: np.ndarray) -> dict[str, int]:
+        """Pixels of ``inside`` ([Y, X] bool) by the sensors that they are planned to be made of."""
+        pixels: dict[str, int] = {}
+        for cell in self.cells:
+            if name := self.planned_of(cell):
+                n = int(inside[cell.rows, cell.cols].sum())
+                pixels[name] = pixels.get(name, 0) + n
+        return pixels
+
+    def promised(self, rank: int) -> np.ndarray:
+        """[Y, X]: expected score of the sensor of that rank, minus infinity where there is none."""
+        score = np.full(self.tile.geobox.shape, -np.inf)
+        for cell in self.cells:
+            for choice in cell.choices[rank : rank + 1]:
+                score[cell.rows, cell.cols] = choice.score
+        return score
 
 
 def plan(
@@ -83,6 +116,7 @@ def plan(
     card: CheckpointCard,
     timeline: Timeline,
     preference: Sequence[str],
+    mode: Mode | None = None,
 ) -> list[PlanRow]:
     """Rank the sensors of each tile.
 
@@ -93,18 +127,40 @@ def plan(
         card: whose coverage curves rank the sensors.
         timeline: the months.
         preference: sensor keys in order; empty = by the card's score at the expected coverage.
+        mode: how they are taken; None = ``order`` with a preference, else ``best``.
 
     Returns:
         One row a tile, in the order of work.
     """
     rows = []
+    how: Mode = mode or ("order" if preference else "best")
+
+    def explained(cell: Cell) -> Cell:
+        return replace(cell, reason=_reason((cell,), preference, how, card, timeline))
+
     for sheet in sheets:
-        side = max(CELL_M // int(sheet.pixel_m), CELL_MIN_PX)
+        side = cell_side(sheet)
         ranked = _rank_cells(sheet, side, items, card, timeline, preference)
         for tile in sheet.tiles(tile_px):
-            cells = tuple(_cells_of(sheet, tile, side, ranked))
-            rows.append(PlanRow(sheet, tile, cells, _reason(cells, preference, card, timeline)))
+            cells = tuple(map(explained, _cells_of(sheet, tile, side, ranked)))
+            why = _reason(cells, preference, how, card, timeline)
+            rows.append(PlanRow(sheet, tile, cells, why, how))
     return rows
+
+
+def cell_side(sheet: Sheet) -> int:
+    """Side of a sheet's cells, pixels."""
+    return max(CELL_M // int(sheet.pixel_m), CELL_MIN_PX)
+
+
+def lattice_cells(sheet: Sheet) -> list[tuple[int, int]]:
+    """Row and column, on the lattice of cells, of every cell that the sheet's window touches."""
+    side, (row0, col0), (h, w) = cell_side(sheet), sheet.lattice_origin, sheet.geobox.shape
+    return [
+        (cy, cx)
+        for cy in range(row0 // side, (row0 + h - 1) // side + 1)
+        for cx in range(col0 // side, (col0 + w - 1) // side + 1)
+    ]
 
 
 def _cells_of(
@@ -125,19 +181,15 @@ def _rank_cells(
     timeline: Timeline, preference: Sequence[str],
 ) -> dict[tuple[int, int], tuple[Choice, ...]]:
     """Sensors of every lattice cell that the sheet's window touches, best first."""
-    (row0, col0), (h, w) = sheet.lattice_origin, sheet.geobox.shape
-    keys = [
-        (cy, cx)
-        for cy in range(row0 // side, (row0 + h - 1) // side + 1)
-        for cx in range(col0 // side, (col0 + w - 1) // side + 1)
-    ]
+    keys = lattice_cells(sheet)
     boxes = _lonlat_boxes(sheet, side, keys)
     found: list[list[Choice]] = [[] for _ in keys]
     for key, members in items.items():
-        counts, steps = _coverage(members.items, boxes, timeline)
+        counts, steps, seen = _coverage(members, boxes, timeline)
         for k in np.flatnonzero(counts):
             score = card.sensors[key].score_at(steps[k])
-            found[k].append(Choice(key, int(counts[k]), float(steps[k]), score))
+            found[k].append(Choice(key, int(counts[k]), float(steps[k]), score,
+                                   tuple(seen[k].tolist())))
 
     def rank(choice: Choice) -> tuple[float, int]:
         if preference:
@@ -158,17 +210,21 @@ def _lonlat_boxes(sheet: Sheet, side: int, keys: Sequence[tuple[int, int]]) -> n
 
 
 def _coverage(
-    items: Sequence[pystac.Item], boxes: np.ndarray, timeline: Timeline
-) -> tuple[np.ndarray, np.ndarray]:
-    """Per cell: number of items that touch it, and the expected number of clear steps.
+    members: ItemSet, boxes: np.ndarray, timeline: Timeline
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per cell: number of items that touch it, expected number of clear steps, and [K, T] expected
+    clear observations of each step.
 
-    Items are taken as independent: a step is missed when all of its items miss it.
+    Items are taken as independent: a step is missed when all of its items miss it. Frames of one
+    pass are one observation, however much they overlap.
     """
+    items: Sequence[pystac.Item] = members.items
     footprints = np.array([shapely.geometry.shape(i.geometry) for i in items], dtype=object)
     steps = [timeline.step_of(when(i)) for i in items]
     clear = np.array([1 - min(max(float(i.properties.get("eo:cloud_cover") or 0), 0), 100) / 100
                       for i in items])
     missed = np.ones((len(boxes), timeline.steps))
+    passes: dict[tuple[int, int, int], float] = {}  # cell, step, pass -> expected observations
     cell, item = shapely.STRtree(footprints).query(boxes, predicate="intersects")
     share = shapely.area(shapely.intersection(boxes[cell], footprints[item])) / shapely.area(
         boxes[cell]
@@ -176,7 +232,12 @@ def _coverage(
     for k, m, part in zip(cell, item, share, strict=True):
         if (step := steps[m]) is not None:
             missed[k, step] *= 1 - clear[m] * part
-    return np.bincount(cell, minlength=len(boxes)), (1 - missed).sum(1)
+            one = (int(k), step, members.passes[m])
+            passes[one] = min(passes.get(one, 0.0) + clear[m] * part, 1.0)
+    seen = np.zeros_like(missed)
+    for (k, step, _), expected in passes.items():
+        seen[k, step] += expected
+    return np.bincount(cell, minlength=len(boxes)), (1 - missed).sum(1), seen
 
 
 def _summary(cells: Sequence[Cell]) -> tuple[Choice, ...]:
@@ -189,19 +250,25 @@ def _summary(cells: Sequence[Cell]) -> tuple[Choice, ...]:
     means = [
         Choice(key, max(c.items for c in group),
                float(np.mean([c.expected_steps for c in group])),
-               float(np.mean([c.score for c in group])))
+               float(np.mean([c.score for c in group])),
+               tuple(np.mean([c.observations for c in group], axis=0).tolist()))
         for key, group in by_sensor.items()
     ]
     return tuple(sorted(means, key=lambda c: (-first[c.sensor], -c.score)))
 
 
 def _reason(
-    cells: Sequence[Cell], preference: Sequence[str], card: CheckpointCard, timeline: Timeline
+    cells: Sequence[Cell], preference: Sequence[str], mode: Mode, card: CheckpointCard,
+    timeline: Timeline,
 ) -> str:
     """Why the tile is mapped from what it is mapped from, in one line."""
     order = _summary(cells)
     if not order:
         return "no acquisition of any sensor asked for touches the tile"
+    if mode == "all":
+        parts = ", ".join(f"{c.sensor} {c.expected_steps:.1f} of {timeline.steps} steps expected "
+                          f"({card.metric} {c.score:.3f})" for c in order)
+        return f"all sensors fused: {parts}"
     if preference:
         order = tuple(sorted(order, key=lambda c: preference.index(c.sensor)))
         why = "asked for" if len(preference) == 1 else "first in the order asked for"

@@ -64,7 +64,8 @@ class Predictor:
         try:
             module = models.build(card.method, card.encoder, card.options)
             module.load_state_dict({k: v for k, v in state.items() if not k.startswith(PREFIX)})
-            domains = {k: _domain(state, k) for k in card.sensors if k not in self.rules.unknown()}
+            domains = {k: _domain(state, k) for k in card.sensors
+                       if self.rules.domain[k] is not None}
             for key, domain in domains.items():  # a domain of another network fails here
                 some = torch.zeros(1, card.steps, card.sensors[key].channels)
                 domain(module.eval().embed(key, some))  # type: ignore[operator]
@@ -151,8 +152,8 @@ class Predictor:
         task = self.task
         if task.kind == "classification":
             codes = np.array([c.code for c in task.classes], task.dtype)
-            sure = np.rint(100 * score.max(0)).astype(task.dtype)
-            return codes[score.argmax(0)], sure, self.rules.codes(sensor, sure, steps, index)
+            percent = np.rint(100 * score.max(0)).astype(task.dtype)
+            return codes[score.argmax(0)], percent, self.rules.codes(sensor, percent, steps, index)
         physical = np.clip(score[0], *task.valid_range)
         width = self.card.sensors[sensor].half_width(steps, physical)
         value = np.rint(physical / task.scale).astype(task.dtype)

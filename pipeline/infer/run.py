@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,15 +13,25 @@ import numpy as np
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
 from pipeline.data.places import read_places
+from pipeline.infer.decide import changes, decide
+from pipeline.infer.fuse import fuse
+from pipeline.infer.part import clear_steps, core, part_of
 from pipeline.infer.plan import PlanRow
 from pipeline.infer.predict import Predictor
-from pipeline.infer.smooth import reach, smooth
 from pipeline.infer.store import RunStore
+from pipeline.prep.adapt import Shift
 from pipeline.prep.features import bands_needed
 from pipeline.spec.card import SensorCard
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import DataTrouble
-from pipeline.spec.layers import NO_QUALITY, NO_SENSOR, OUTSIDE, Layer, quality_layer
+from pipeline.spec.layers import (
+    NO_QUALITY,
+    NO_SENSOR,
+    OUTSIDE,
+    Layer,
+    quality_layer,
+    sensor_layer,
+)
 from pipeline.spec.manifest import Status, TileRecord
 from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import Task
@@ -37,6 +48,7 @@ class Reader:
         timeline: the months.
         task: pixel sizes, and the window of the smoothing: half of it is read beyond the tile.
         layers: elevation and land cover, where they were found.
+        shifts: per sensor whose levels are brought to the checkpoint's radiometry.
     """
 
     items: Mapping[str, ItemSet]
@@ -44,6 +56,7 @@ class Reader:
     timeline: Timeline
     task: Task
     layers: Mapping[str, ItemSet] = field(default_factory=dict)
+    shifts: Mapping[str, Shift] = field(default_factory=dict)
 
     def __call__(self, row: PlanRow, sensor: str) -> tuple[Cube, float]:
         """Cube of the tile and its halo, and the seconds it took."""
@@ -54,6 +67,8 @@ class Reader:
             self.items[sensor], window, bands_needed(card.features, SENSORS[sensor].band_names),
             self.timeline, aggregate=self.task.aggregate,
         )
+        if sensor in self.shifts:
+            cube = replace(cube, x=self.shifts[sensor].apply(cube.x, cube.bands))
         if card.static:
             place = read_places(self.layers, window, card.static, self.task)
             cube = replace(cube, place=place)
@@ -108,7 +123,7 @@ def map_tile(
     predictor: Predictor,
     layers: Sequence[Layer],
 ) -> tuple[TileRecord, dict[str, np.ndarray]]:
-    """One tile: each cell's sensors in order, until every pixel of the area has a value.
+    """One tile: each pixel from the sensor that its observations decide for, or from all.
 
     Args:
         row: of the plan.
@@ -122,67 +137,82 @@ def map_tile(
     """
     inside = row.sheet.inside(row.tile.geobox)
     arrays = _blank(layers, inside)
-    missing = inside.copy()
-    work = _Work(row, first, reader)
-    mapped: dict[str, int] = {}
+    work = _Work(row, first, reader, inside)
+    changed = ""
     try:
-        for rank in range(len(row.choices)):
-            for choice in row.choices:
-                wanted = missing & row.where(choice.sensor, rank)
-                if wanted.any():
-                    cube = work.cube(choice.sensor, inside)
-                    started = time.perf_counter()
-                    filled = _fill(arrays, wanted, choice.sensor, cube, predictor)
-                    missing &= ~filled
-                    mapped[choice.sensor] = mapped.get(choice.sensor, 0) + int(filled.sum())
-                    work.seconds["predict"] += time.perf_counter() - started
+        if row.mode == "all":
+            _fuse(arrays, row, work, predictor)
+        else:
+            made = decide(row, inside, predictor.card, predictor.task.min_steps, work.steps)
+            changed = changes(row, inside, made, work.seen)
+            for sensor, wanted in made.items():
+                cube = work.cube(sensor)
+                with work.timed("predict"):
+                    _fill(arrays, wanted, sensor, cube, predictor)
     except DataTrouble as error:
         arrays = _blank(layers, inside)
-        return work.record(arrays, "failed", str(error), {}), arrays
-    if not any(mapped.values()):
+        return work.record(arrays, "failed", str(error)), arrays
+    mapped = _made_by(arrays["sensor"])
+    if not mapped:
         reason = row.reason
         if row.cells and work.observed:
             reason = f"too few clear observations ({_counts(work.observed)} a pixel); {reason}"
-        return work.record(arrays, "nodata", reason, mapped), arrays
-    reason = row.reason
+        return work.record(arrays, "nodata", reason), arrays
+    reason = row.reason + (f"; {changed}" if changed else "")
     if len(mapped) > 1:
         shares = ", ".join(f"{key} {n}" for key, n in mapped.items())
         reason += f"; pixels made from {shares}"
-    return work.record(arrays, "mapped", reason, mapped), arrays
+    return work.record(arrays, "mapped", reason), arrays
 
 
 class _Work:
     """What is read for one tile, and how long it took."""
 
     def __init__(
-        self, row: PlanRow, first: Future[tuple[Cube, float]] | None, reader: Reader
+        self, row: PlanRow, first: Future[tuple[Cube, float]] | None, reader: Reader,
+        inside: np.ndarray,
     ) -> None:
-        self.row, self.first, self.reader = row, first, reader
+        self.row, self.first, self.reader, self.inside = row, first, reader, inside
         self.cubes: dict[str, Cube] = {}
+        self.seen: dict[str, np.ndarray] = {}
         self.observed: dict[str, float] = {}
         self.seconds = {"read": 0.0, "predict": 0.0}
 
-    def cube(self, sensor: str, inside: np.ndarray) -> Cube:
+    def cube(self, sensor: str) -> Cube:
         """The tile's cube of a sensor, read once."""
         if sensor not in self.cubes:
             ahead = self.first if self.first and sensor == self.row.choices[0].sensor else None
             cube, took = ahead.result() if ahead else self.reader(self.row, sensor)
             self.seconds["read"] += took
             self.cubes[sensor] = cube
-            total = _core(cube.count.sum(0, dtype=np.uint16), inside.shape)
-            self.observed[sensor] = round(float(total[inside].mean()), 3)
+            total = core(cube.count.sum(0, dtype=np.uint16), self.inside.shape)
+            self.observed[sensor] = round(float(total[self.inside].mean()), 3)
         return self.cubes[sensor]
 
+    def steps(self, sensor: str) -> np.ndarray:
+        """[Y, X] steps of the tile's pixels with data of a sensor."""
+        if sensor not in self.seen:
+            self.seen[sensor] = clear_steps(self.cube(sensor), self.inside.shape)
+        return self.seen[sensor]
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of a block to a stage."""
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - started
+
     def record(
-        self, arrays: Mapping[str, np.ndarray], status: Status, reason: str,
-        mapped: Mapping[str, int],
+        self, arrays: Mapping[str, np.ndarray], status: Status, reason: str
     ) -> TileRecord:
         """The tile's record."""
+        mapped = _made_by(arrays["sensor"])
         count = np.bincount(arrays["quality"].ravel(), minlength=OUTSIDE + 1)
-        best = max(mapped, key=lambda key: mapped[key]) if any(mapped.values()) else ""
         return TileRecord(
-            sheet=self.row.sheet.name, tile=self.row.tile.name, status=status, sensor=best,
-            reason=reason, area_px=int(count[:OUTSIDE].sum()), mapped_px=dict(mapped),
+            sheet=self.row.sheet.name, tile=self.row.tile.name, status=status,
+            sensor=next(iter(mapped), ""),
+            reason=reason, area_px=int(count[:OUTSIDE].sum()),
+            planned_px=self.row.planned(self.inside), mapped_px=mapped,
             observations=dict(self.observed),
             quality={c.name: int(count[c.code]) for c in quality_layer().classes
                      if c.code != NO_QUALITY and count[c.code]},
@@ -193,26 +223,47 @@ class _Work:
 def _fill(
     arrays: Mapping[str, np.ndarray], wanted: np.ndarray, sensor: str, cube: Cube,
     predictor: Predictor,
-) -> np.ndarray:
-    """Write one sensor's predictions into the wanted pixels; [Y, X] bool where it had any."""
-    size = predictor.task.smooth_px(sensor)
-    around = np.zeros(cube.geobox.shape, bool)
-    _core(around, wanted.shape)[:] = wanted
-    result = predictor(sensor, cube, reach(around, size))
-    score = _core(smooth(result.score, size), wanted.shape)
-    steps, index = _core(result.steps, wanted.shape), _core(result.index, wanted.shape)
-    at = wanted & np.isfinite(score[0])
+) -> None:
+    """Write one sensor's predictions into the wanted pixels."""
+    every = part_of(sensor, cube, wanted, wanted, predictor)
+    part, at = every.where(every.has), wanted.copy()
+    at[wanted] = every.has
     arrays["map"][at], arrays["confidence"][at], arrays["quality"][at] = predictor.encode(
-        sensor, score[:, at], steps[at], index[at])
+        sensor, part.score, part.steps, part.index)
     arrays["sensor"][at] = SENSORS[sensor].code
-    arrays["observations"][at] = _core(cube.count.sum(0, dtype=np.uint16), wanted.shape)[at]
-    return at
+    arrays["observations"][at] = part.count
 
 
-def _core(padded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The tile within its halo: a view of the last two axes."""
-    r, c = ((n - m) // 2 for n, m in zip(padded.shape[-2:], shape, strict=True))
-    return padded[..., r : r + shape[0], c : c + shape[1]]
+def _fuse(
+    arrays: Mapping[str, np.ndarray], row: PlanRow, work: _Work, predictor: Predictor
+) -> None:
+    """Write what all sensors say together."""
+    inside = work.inside
+    parts = []
+    for key in (key for key in SENSORS if any(c.sensor == key for c in row.choices)):
+        cube = work.cube(key)
+        with work.timed("predict"):
+            parts.append(part_of(key, cube, inside & row.where(key), inside, predictor))
+    has = np.zeros(int(inside.sum()), bool)
+    for part in parts:
+        has |= part.has
+    if not has.any():
+        return
+    at = inside.copy()
+    at[inside] = has
+    fused = fuse([part.where(has) for part in parts], predictor.task, predictor.card,
+                 predictor.rules)
+    arrays["map"][at], arrays["confidence"][at] = fused.value, fused.confidence
+    arrays["quality"][at], arrays["sensor"][at] = fused.quality, fused.sensor
+    arrays["observations"][at] = fused.observations
+
+
+def _made_by(codes: np.ndarray) -> dict[str, int]:
+    """Pixels with a value, by the sensors that made them, most first."""
+    count = np.bincount(codes.ravel(), minlength=OUTSIDE + 1)
+    made = {c.name: int(count[c.code]) for c in sensor_layer().classes
+            if c.code != NO_SENSOR and count[c.code]}
+    return dict(sorted(made.items(), key=lambda pair: -pair[1]))
 
 
 def _blank(layers: Sequence[Layer], inside: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ Both act on the model input (z-scores), which is what a changed observation woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,9 +63,14 @@ def thin(
         count: (N,) steps to keep.
         generator: of the random choice.
     """
-    noise = torch.rand(seen.shape, generator=generator) + seen  # valid steps rank first
+    noise = _uniform(seen.shape, generator, x) + seen  # valid steps rank first
     rank = noise.argsort(1, descending=True).argsort(1)
-    return _gaps(x, seen & (rank < count[:, None]), layout)
+    return _gaps(x, seen & (rank < count.to(x.device)[:, None]), layout)
+
+
+def _uniform(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Random numbers in [0, 1), drawn on the CPU: the same ones whatever device trains."""
+    return torch.rand(shape, generator=generator).to(like.device)
 
 
 def _gaps(x: Tensor, keep: Tensor, layout: Layout) -> Tensor:
@@ -128,26 +133,26 @@ class Augmentation:
         """(N, T, C, ...) and valid steps (N, T) -> (N, T, C, ...); gaps stay gaps."""
         n, f = len(x), self.layout.features
         if self.shift.any() or self.gain.any():
-            u = 2 * torch.rand((n, *[1] * (x.dim() - 1)), generator=generator) - 1
-            shift, offset, gain = (v.view(f, *[1] * (x.dim() - 3))
+            u = 2 * _uniform((n, *[1] * (x.dim() - 1)), generator, x) - 1
+            shift, offset, gain = (v.to(x.device).view(f, *[1] * (x.dim() - 3))
                                    for v in (self.shift, self.offset, self.gain))
             z = x[:, :, :f]
             z = (z + u * (shift + (z + offset) * gain)) * _as(seen, x)
             x = torch.cat([z, x[:, :, f:]], dim=2)
         if self.drop > 0:
             steps = seen.sum(1)
-            fewer = 1 + torch.floor(torch.rand(n, generator=generator) * steps)
-            lose = torch.rand(n, generator=generator) < self.drop
+            fewer = 1 + torch.floor(_uniform((n,), generator, x) * steps)
+            lose = _uniform((n,), generator, x) < self.drop
             x = thin(x, seen, self.layout, torch.where(lose, fewer, steps), generator)
         if self.blur > 0:
             x = x.clone()
             place = x[:, :, self.layout.static : -1]  # the last channel: known or not
             noise = torch.randn((n, 1, *place.shape[2:3], *[1] * (x.dim() - 3)),
-                                generator=generator)
+                                generator=generator).to(x.device)
             place += self.blur * noise * x[:, :, -1:]
         if self.hide > 0:
             x = x.clone()
-            hidden = torch.rand(n, generator=generator) < self.hide
+            hidden = _uniform((n,), generator, x) < self.hide
             x[hidden, :, self.layout.static :] = 0
         return x
 

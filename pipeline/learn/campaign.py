@@ -117,7 +117,7 @@ def run(
         DataTrouble: the cells cannot be written, or a worker was killed.
     """
     work = campaign.work()
-    data = tensors(campaign.table, campaign.table.primary)
+    data = tensors(campaign.table, campaign.table.primary & campaign.table.labelled)
     empty = {(row.text, row.encoder): reason for row in campaign.rows
              if (reason := why_not(row, campaign.table, data))}
     cells: dict[int, Cell] = {}

@@ -72,7 +72,9 @@ class Cell:
     features: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def run_cell(table: Table, split: Split, row: Row, *, features: bool = False) -> Cell:
+def run_cell(
+    table: Table, split: Split, row: Row, *, features: bool = False, device: str = "cpu",
+) -> Cell:
     """Train one row on ``split.train`` and predict ``split.test`` from each sensor alone.
 
     Args:
@@ -80,6 +82,7 @@ def run_cell(table: Table, split: Split, row: Row, *, features: bool = False) ->
         split: the fold.
         row: what to train.
         features: also keep the features of the scored rows.
+        device: where networks are trained.
     """
     started = time.process_time()
     if row.method in TREES:
@@ -88,7 +91,8 @@ def run_cell(table: Table, split: Split, row: Row, *, features: bool = False) ->
         at = _scored_rows(table, split, table.sensors)
         raw = {s: _tree_row(row.method, table, data, split, s, at[s]) for s in table.sensors}
         return Cell(_found(table, at, raw), {}, 0.0, time.process_time() - started)
-    trained = train_row(table, row, split.train, split.kind, split.seed * 100 + split.fold)
+    trained = train_row(table, row, split.train, split.kind, split.seed * 100 + split.fold,
+                        device=device)
     at = _scored_rows(table, split, trained.sensors)
     raw = {s: trained.raw(s, at[s]) for s in trained.sensors}
     embedded = {s: _embed(trained, s, at[s]) for s in trained.sensors} if features else {}
@@ -102,9 +106,10 @@ def _embed(trained: Trained, sensor: str, rows: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         if sensor == FUSED:
             inputs = {k: x[rows] for k, x in trained.data.inputs.items()}
-            return trained.module.embed_all(inputs).numpy()  # type: ignore[operator]
-        x = trained.data.inputs[sensor][rows]
-        return trained.module.embed(sensor, x).numpy()  # type: ignore[operator]
+            z = trained.module.embed_all(inputs)  # type: ignore[operator]
+        else:
+            z = trained.module.embed(sensor, trained.data.inputs[sensor][rows])  # type: ignore[operator]
+    return z.float().cpu().numpy()
 
 
 def _scored_rows(

@@ -75,14 +75,17 @@ def threshold(index: np.ndarray) -> float | None:
 
 
 def domain_of_features(z: np.ndarray, seed: int) -> Domain:
-    """Domain of (n, D) training features: k-means centres and their mean distance."""
-    clusters = min(PROTOTYPES, len(np.unique(z, axis=0)))
-    found = MiniBatchKMeans(clusters, random_state=seed, n_init=3, batch_size=2048).fit(z)
+    """Domain of (n, D) training features: themselves, or the centres of their clusters where they
+    are many, and their mean distance."""
+    prototypes = np.unique(z, axis=0)
+    if len(prototypes) > PROTOTYPES:
+        prototypes = MiniBatchKMeans(PROTOTYPES, random_state=seed, n_init=3,
+                                     batch_size=2048).fit(z).cluster_centers_
     few = np.random.default_rng(seed).permutation(len(z))[:_PAIRED]
     distance = torch.pdist(torch.from_numpy(z[few]).double())
     scale = max(float(distance.mean()) if len(distance) else 0.0, 1e-12)
-    prototypes = torch.from_numpy(found.cluster_centers_.astype(np.float32))
-    return Domain(prototypes, torch.tensor(scale, dtype=torch.float32))
+    return Domain(torch.from_numpy(prototypes.astype(np.float32)),
+                  torch.tensor(scale, dtype=torch.float32))
 
 
 def index_of(domain: Domain, z: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ def fit(
     best, best_epoch, weights = math.inf, settings.epochs, None
     for epoch in range(1, settings.epochs + 1):
         module.train()
-        sums: dict[str, list[float]] = defaultdict(list)
+        logged: dict[str, list[Tensor]] = defaultdict(list)
         offset = torch.floor(torch.rand(len(first), generator=generator) * count).long()
         rows = (first + offset)[torch.randperm(len(first), generator=generator)]
         for batch in _batches(rows, settings.batch):
@@ -119,9 +119,9 @@ def fit(
             rate.step()
             kept.update(module)
             for name, value in losses.items():
-                sums[name].append(float(value.detach()))
-        for name, values in sums.items():
-            history[name].append(float(np.mean(values)))
+                logged[name].append(value.detach())  # read once an epoch: reading waits for a GPU
+        for name, values in logged.items():
+            history[name].append(float(torch.stack(values).double().mean()))
         if validate is None:
             continue
         loss = validation_loss(kept.module(module), data, validate)

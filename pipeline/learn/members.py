@@ -103,6 +103,8 @@ def train_row(
     train = train & table.labelled
     data = tensors(table, train, context=channels(row), static=place_names(table, row),
                    device=device)
+    if not recipe.weighted:
+        data = replace(data, class_weights=None)
     parts = inner_parts(table, train, kind, seed, recipe.members)
     if not recipe.unlabelled:
         more = np.zeros(len(train), bool)

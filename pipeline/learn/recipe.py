@@ -34,6 +34,7 @@ class Recipe:
         teach: share of the target that comes from extra-trees on all sensors together (their
             out-of-bag predictions): what one sensor cannot see, others have seen.
         distil: share of the target that comes from the averaged members; one network remains.
+        weighted: whether rare classes weigh more in the loss, as in the paper.
         unlabelled: also learn from the rows without a label, labelled by the teacher.
     """
 
@@ -46,6 +47,7 @@ class Recipe:
     forest: bool = False
     teach: float = 0.0
     distil: float = 0.0
+    weighted: bool = True
     unlabelled: bool = False
 
 
@@ -87,6 +89,7 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "cv5": ("five networks averaged, each stopped on another fifth",
             lambda r: replace(r, members=5)),
     "forest": ("averaged with extra-trees", lambda r: replace(r, forest=True)),
+    "flat": ("classes weigh as often as they occur", lambda r: replace(r, weighted=False)),
     "teach": ("half of the target from extra-trees on all sensors",
               lambda r: replace(r, teach=0.5)),
     "distil": ("half of the target from five averaged networks",

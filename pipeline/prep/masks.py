@@ -11,6 +11,7 @@ from pipeline.spec.source import MaskRule
 # Sentinel-2 scene classification kept as clear: 2 dark area, 4 vegetation, 5 bare, 6 water,
 # 7 unclassified. Dropped: 0 nodata, 1 saturated, 3 shadow, 8-10 cloud and cirrus, 11 snow.
 SCL_CLEAR = (2, 4, 5, 6, 7)
+SCL_VEGETATION = 4
 
 # Landsat Collection 2 QA_PIXEL (USGS LSDS-1619): fill, dilated cloud, cirrus, cloud, shadow, snow.
 LANDSAT_C2_BAD = sum(1 << bit for bit in (0, 1, 2, 3, 4, 5))

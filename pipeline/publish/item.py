@@ -77,7 +77,7 @@ def map_item(
     Returns:
         A JSON object that is valid STAC 1.1.0.
     """
-    footprint = _geojson(record.footprint)
+    footprint = geojson(record.footprint)
     assets = {layer.name: _cog_asset(folder, layer, geobox) for layer in layers}
     if preview:
         assets["preview"] = {
@@ -160,7 +160,7 @@ def _file(path: Path) -> dict[str, Any]:
     }
 
 
-def _geojson(area: BaseGeometry) -> dict[str, Any]:
+def geojson(area: BaseGeometry) -> dict[str, Any]:
     """GeoJSON with 7 decimals (1 cm) and exterior rings counter-clockwise (RFC 7946, 3.1.6)."""
     rounded = shapely.transform(area, lambda xy: xy.round(7))
     parts = [orient(part) for part in shapely.get_parts(rounded)]

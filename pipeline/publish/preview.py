@@ -100,7 +100,8 @@ def _panel(
     colours: str, title: str,
 ) -> None:
     """One raster over a hatched ground, which shows where there is no data, and its legend."""
-    axes.set_title(title, loc="left", fontsize=10, color=_GREY, parse_math=False)
+    small = layer.name != "map"
+    axes.set_title(title, loc="left", fontsize=8 if small else 10, color=_GREY, parse_math=False)
     axes.set_anchor("NW")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -118,7 +119,7 @@ def _panel(
         handles = [
             Patch(facecolor=np.divide(c.colour, 255).tolist(), edgecolor="#999999", linewidth=0.4,
                   label=c.name)
-            for c in layer.classes if layer.name == "map" or (codes == c.code).any()
+            for c in layer.classes if not small or (codes == c.code).any()
         ]
     else:
         value = codes * layer.scale + layer.offset
@@ -136,7 +137,8 @@ def _panel(
     if handles:
         x = 0.0 if layer.kind == "classes" else 0.76  # beside the colour bar
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(x, -0.01), frameon=False,
-                    ncols=4, fontsize=9, borderaxespad=0.2, handlelength=1.4)
+                    ncols=2 if small else 4, fontsize=7 if small else 9, borderaxespad=0.2,
+                    handlelength=1.4, columnspacing=1.2)
 
 
 def _colour_bar(axes: Axes, shading: ScalarMappable, label: str) -> None:

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.data.files import atomic_write_json
 from pipeline.data.items import ItemSet
 from pipeline.infer.store import RunStore
+from pipeline.prep.adapt import Shift
 from pipeline.publish.cog import write_cog
 from pipeline.publish.item import MapRecord, map_item
 from pipeline.publish.preview import SheetPreview, write_preview
@@ -161,6 +162,9 @@ def _tags(
         "QUALITY": "; ".join(f"{name}: {rule}" for name, rule in manifest.rules.items()),
         "SMOOTHING_PX": ", ".join(f"{k} {request.task.smooth_px(k)}" for k in items
                                   if k in SENSORS),
+        **({"ADAPTED": "; ".join(f"{key} {Shift(**shift)}"
+                                 for key, shift in manifest.adapted.items())}
+           if manifest.adapted else {}),
         "SOFTWARE": f"wallmap {manifest.versions.get('wallmap', 'unknown')}",
     }
 
@@ -188,6 +192,7 @@ def _record(
                     "wallmap:card_sha256": card.sha256,
                     "wallmap:items_sha256": tags["ITEMS_SHA256"],
                     "wallmap:mapped_share": manifest.mapped_share,
+                    "wallmap:adapted": {k: dict(s) for k, s in manifest.adapted.items()},
                     "wallmap:quality": manifest.quality,
                     "wallmap:quality_rules": dict(manifest.rules)},
     )

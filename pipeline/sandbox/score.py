@@ -1,4 +1,4 @@
-"""How well maps agree with a sandbox's truth."""
+"""How well maps agree with a sandbox's truth, and whether they know how well."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from affine import Affine
 
 from pipeline.sandbox.geo import transformer
 from pipeline.spec.errors import BadRequest, DataTrouble
+from pipeline.spec.layers import quality_layer
+from pipeline.spec.reliability import Reliability
 from pipeline.spec.tasks import TASKS
 
 
@@ -29,6 +31,12 @@ class Score:
         metrics: over these pixels; classes: ``accuracy``, ``f1`` (of cropland); values: ``r2``,
             ``rmse``, ``bias`` in the task's unit.
         unseen: the same without the pixels that hold a labelled point.
+        confidence: whether ``confidence.tif`` means something, where the maps have one: classes:
+            ``ece`` and the ``stated`` mean probability beside the accuracy; values: ``coverage``,
+            the share within the 90 % interval, and the mean half-``width``.
+        bins: of the reliability diagram of classes: stated probability, accuracy, pixels.
+        quality: per class of ``quality.tif`` that occurs its ``share`` of these pixels and the
+            metrics over them (of values also the coverage).
     """
 
     task: str
@@ -38,13 +46,20 @@ class Score:
     share: float
     metrics: dict[str, float]
     unseen: dict[str, float]
+    confidence: dict[str, float]
+    bins: list[tuple[float, float, int]]
+    quality: dict[str, dict[str, float]]
 
     def __str__(self) -> str:
         def words(metrics: dict[str, float]) -> str:
             return ", ".join(f"{k} {v:.3f}" for k, v in metrics.items())
 
-        return (f"{self.task} {self.month}: {words(self.metrics)} over {self.pixels} pixels "
-                f"({self.share:.1%} of the mapped); without labelled pixels {words(self.unseen)}")
+        lines = [f"{self.task} {self.month}: {words(self.metrics)} over {self.pixels} pixels "
+                 f"({self.share:.1%} of the mapped); without labelled pixels {words(self.unseen)}"]
+        if self.confidence:
+            lines.append(f"  confidence: {words(self.confidence)}")
+        lines += [f"  {name}: {words(metrics)}" for name, metrics in self.quality.items()]
+        return "\n".join(lines)
 
 
 def score(maps: Path, sandbox: Path) -> list[Score]:
@@ -77,7 +92,8 @@ def score(maps: Path, sandbox: Path) -> list[Score]:
 
 
 def _compare(path: Path, truth: Path) -> tuple[tuple[str, str], np.ndarray]:
-    """Task and month, and [3, N] of the mapped pixels: map, truth, holds a labelled point."""
+    """Task and month, and [5, N] of the mapped pixels: map, truth, holds a labelled point,
+    confidence, quality (both NaN where the map has no such file)."""
     with rasterio.open(path) as file:
         tags, codes, at, crs = file.tags(), file.read(1), file.transform, file.crs
         nodata, scale = file.nodata, file.scales[0]
@@ -95,7 +111,17 @@ def _compare(path: Path, truth: Path) -> tuple[tuple[str, str], np.ndarray]:
     mapped = codes != nodata
     seen = np.zeros(codes.shape, bool)
     seen[_labelled(truth / f"points_{task}.geojson", crs.to_epsg(), at, codes.shape)] = True
-    return (task, month), np.stack([codes[mapped] * scale, mean[mapped], seen[mapped]])
+    beside = (_beside(path, name, mapped) for name in ("confidence", "quality"))
+    return (task, month), np.stack([codes[mapped] * scale, mean[mapped], seen[mapped], *beside])
+
+
+def _beside(path: Path, name: str, mapped: np.ndarray) -> np.ndarray:
+    """(N,) values of another layer of the same map at its mapped pixels."""
+    other = path.with_name(f"{name}.tif")
+    if not other.is_file():
+        return np.full(int(mapped.sum()), np.nan)
+    with rasterio.open(other) as file:
+        return file.read(1)[mapped] * file.scales[0]
 
 
 def average_on(source: Path, at: Affine, shape: tuple[int, int]) -> np.ndarray:
@@ -136,13 +162,37 @@ def _labelled(points: Path, epsg: int, at: Affine, shape: tuple[int, int]
 
 
 def _score(task: str, month: str, parts: list[np.ndarray]) -> Score:
-    value, true, seen = np.concatenate(parts, axis=1)
-    scored = np.isfinite(true)
-    judge = _classes if TASKS[task].kind == "classification" else _values
-    fresh = scored & (seen == 0)
-    return Score(task, month, len(parts), int(scored.sum()),
-                 float(scored.mean()) if scored.size else math.nan,
-                 judge(value[scored], true[scored]), judge(value[fresh], true[fresh]))
+    columns = np.concatenate(parts, axis=1)
+    scored = np.isfinite(columns[1])
+    share = float(scored.mean()) if scored.size else math.nan
+    value, true, seen, sure, quality = columns[:, scored]
+    classes = TASKS[task].kind == "classification"
+    judge = _classes if classes else _values
+    confidence: dict[str, float] = {}
+    bins: list[tuple[float, float, int]] = []
+    by_quality: dict[str, dict[str, float]] = {}
+    if value.size and np.isfinite(sure).all():
+        if classes:
+            found = Reliability.of(sure / 100, value == true)
+            confidence = {"ece": found.ece, "stated": float(sure.mean() / 100)}
+            bins = [(float(c), float(a), int(n)) for c, a, n in
+                    zip(found.confidence, found.accuracy, found.count, strict=True)]
+        else:
+            confidence = _coverage(value, true, sure)
+    for c in quality_layer().classes:
+        mine = quality == c.code
+        if mine.any():
+            by_quality[c.name] = {
+                "share": float(mine.mean()), **judge(value[mine], true[mine]),
+                **({} if classes else _coverage(value[mine], true[mine], sure[mine])),
+            }
+    return Score(task, month, len(parts), value.size, share, judge(value, true),
+                 judge(value[seen == 0], true[seen == 0]), confidence, bins, by_quality)
+
+
+def _coverage(value: np.ndarray, true: np.ndarray, width: np.ndarray) -> dict[str, float]:
+    return {"coverage": float((np.abs(value - true) <= width).mean()),
+            "width": float(width.mean())}
 
 
 def _classes(value: np.ndarray, true: np.ndarray) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -11,6 +13,9 @@ from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import MapClass, Task
 
 NO_SENSOR = 0  # in sensor.tif: inside the area, but no sensor had usable observations
+# in sensor.tif: made from several sensors together (``--sensor all``), FUSED plus one bit a sensor,
+# 1 << (code - 1): 19 = s1+s2, 21 = s1+l8, 22 = s2+l8, 23 = all three
+FUSED = 16
 OUTSIDE = 255  # in sensor.tif and quality.tif: outside the area
 
 # quality.tif; the thresholds are in ``pipeline.spec.quality``. The later rule wins: a pixel outside
@@ -18,7 +23,8 @@ OUTSIDE = 255  # in sensor.tif and quality.tif: outside the area
 NO_QUALITY, GOOD, LOW, FEW, UNLIKE = 0, 1, 2, 3, 4
 
 # Okabe and Ito 2008, "Color Universal Design": told apart by colour-blind readers, too
-_SENSOR_COLOURS = ((0, 114, 178), (0, 158, 115), (230, 159, 0), (204, 121, 167), (86, 180, 233))
+_SENSOR_COLOURS = ((0, 114, 178), (0, 158, 115), (230, 159, 0), (204, 121, 167), (86, 180, 233),
+                   (213, 94, 0), (240, 228, 66))
 _NO_SENSOR_COLOUR = (150, 150, 150)
 
 
@@ -92,12 +98,24 @@ def layers_of(task: Task) -> tuple[Layer, ...]:
 
 
 def sensor_layer() -> Layer:
-    """Which sensor made each pixel: its code in ``pipeline.spec.sensors``, 0 = none was usable."""
-    classes = [MapClass(NO_SENSOR, "none", _NO_SENSOR_COLOUR)]
-    for s in SENSORS.values():
-        colour = _SENSOR_COLOURS[(s.code - 1) % len(_SENSOR_COLOURS)]
-        classes.append(MapClass(s.code, s.key, colour))
+    """Which sensor made each pixel: its code in ``pipeline.spec.sensors``, or that of several
+    together (``FUSED``); 0 = none was usable."""
+    sets = [keys for n in range(1, len(SENSORS) + 1) for keys in combinations(SENSORS, n)]
+    classes = [MapClass(NO_SENSOR, "none", _NO_SENSOR_COLOUR)] + [
+        MapClass(sensor_code(keys), "+".join(keys), _SENSOR_COLOURS[k % len(_SENSOR_COLOURS)])
+        for k, keys in enumerate(sets)
+    ]
     return Layer("sensor", "Sensor of the pixel", "uint8", OUTSIDE, "classes", tuple(classes))
+
+
+def sensor_code(keys: Iterable[str]) -> int:
+    """Code in ``sensor.tif`` of the sensors that made a pixel together; one sensor's own code.
+
+    Raises:
+        KeyError: no such sensor.
+    """
+    codes = [SENSORS[key].code for key in keys]
+    return codes[0] if len(codes) == 1 else FUSED + sum(1 << (code - 1) for code in codes)
 
 
 def quality_layer() -> Layer:

@@ -18,12 +18,16 @@ class TileRecord:
     Attributes:
         sheet, tile: names.
         status: ``mapped`` (at least one pixel), ``nodata`` (nothing usable) or ``failed``.
-        sensor: that made most of the mapped pixels; empty when none did.
+        sensor: that made most of the mapped pixels (``s1+s2``: both together); empty when none
+            did.
         reason: why that sensor, or why nothing.
         area_px: pixels of the tile inside the area.
-        mapped_px: of these, pixels with a value, per sensor.
+        planned_px: of these, pixels that the plan gave to each sensor (``s1+s2``: to both
+            together).
+        mapped_px: of these, pixels with a value, per sensor that made them.
         observations: mean number of observations of the area's pixels, per sensor that was read.
         quality: pixels with a value, per quality class (``quality.tif``).
+        orbits: passes of radar that touch the tile, per direction and relative orbit.
         seconds: wall time per stage.
     """
 
@@ -33,9 +37,11 @@ class TileRecord:
     sensor: str
     reason: str
     area_px: int
+    planned_px: Mapping[str, int] = field(default_factory=dict)
     mapped_px: Mapping[str, int] = field(default_factory=dict)
     observations: Mapping[str, float] = field(default_factory=dict)
     quality: Mapping[str, int] = field(default_factory=dict)
+    orbits: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -51,12 +57,14 @@ class RunManifest:
         request: the request, as JSON.
         card: name, sha256 and feature path of the checkpoint.
         items: per sensor, and per layer of elevation and land cover: number, fingerprint,
-            sources, skipped items with reasons.
+            sources, images per platform, skipped items with reasons.
         refused: sensors not used at all, with the reason.
         unknown: layers that the checkpoint would use and that were not found, with the reason:
             the map was made as if nothing was known of the place.
         tiles: one record each.
         rules: what makes a pixel's quality class, in words.
+        adapted: per sensor whose images were brought to the checkpoint's radiometry: how
+            (``prep.adapt.Shift``).
         files: published files, relative to the manifest.
         versions: of the code and the libraries that touch pixels.
         started, finished: ISO 8601, UTC.
@@ -69,6 +77,7 @@ class RunManifest:
     tiles: tuple[TileRecord, ...]
     unknown: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, str] = field(default_factory=dict)
+    adapted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""

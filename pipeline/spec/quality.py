@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,19 +70,16 @@ class QualityRules:
             found[index > np.float32(limit)] = UNLIKE
         return found
 
-    def unknown(self) -> tuple[str, ...]:
-        """Sensors whose pixels cannot be told from those outside the training domain."""
-        return tuple(key for key, limit in self.domain.items() if limit is None)
-
-    def to_json(self) -> dict[str, str]:
-        """The rules in words, by quality class."""
+    def to_json(self, sensors: Iterable[str]) -> dict[str, str]:
+        """The rules in words, by quality class, for the sensors that a map may use."""
         what = ("probability of the mapped class below" if self.classes
                 else "half-width of the 90 % interval above")
-        known = ", ".join(f"{k} {v:.3g}" for k, v in self.domain.items() if v is not None)
+        limits = {key: self.domain[key] for key in sensors}
+        known = ", ".join(f"{k} {v:.3g}" for k, v in limits.items() if v is not None)
         parts = [f"dissimilarity index above {known}"] if known else []
-        if self.unknown():
-            parts.append(f"{NOT_COMPUTED} for {', '.join(self.unknown())} (the checkpoint has no "
-                         "prototypes of its training data)")
+        if unknown := ", ".join(k for k, v in limits.items() if v is None):
+            parts.append(f"{NOT_COMPUTED} for {unknown} (the checkpoint has no prototypes of its "
+                         "training data)")
         return {
             "low confidence": f"{what} {self.low:g} {self.unit}",
             "few observations": f"fewer than {self.few} of {self.steps} steps with data",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.sensors import SENSORS
@@ -14,6 +14,10 @@ from pipeline.spec.timeline import Timeline, month_of
 
 DEVICES = ("auto", "cpu", "cuda")
 
+# How the sensors of a map are taken: the best of each cell, the user's order, or all fused.
+Mode = Literal["best", "order", "all"]
+_MODES: dict[str, Mode] = {"auto": "best", "all": "all"}
+
 
 @dataclass(frozen=True)
 class MapRequest:
@@ -21,7 +25,7 @@ class MapRequest:
 
     Attributes:
         aoi: path or ``W,S,E,N`` as given.
-        sensor: ``auto``, a sensor key, or an order of preference (``s2,s1``), as given.
+        sensor: ``auto``, ``all``, a sensor key, or an order of preference (``s2,s1``), as given.
         task: what to map.
         timeline: the months.
         catalog: short name, API URL, catalog.json or .parquet.
@@ -29,6 +33,7 @@ class MapRequest:
         out: folder of the results.
         tile_px: tile size in map pixels; it changes memory, never a pixel.
         device: ``auto``, ``cpu`` or ``cuda``.
+        adapt: shift the levels of images whose radiometry the checkpoint does not accept.
     """
 
     aoi: str
@@ -40,6 +45,7 @@ class MapRequest:
     out: Path
     tile_px: int = 512
     device: str = "auto"
+    adapt: bool = False
 
     def __post_init__(self) -> None:
         sensor_order(self.sensor)
@@ -50,28 +56,34 @@ class MapRequest:
             raise BadRequest("unknown device", got=self.device, allowed=", ".join(DEVICES),
                              then="try --device auto")
 
+    @property
+    def mode(self) -> Mode:
+        """How the sensors are taken."""
+        return _MODES.get(self.sensor, "order")
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; ``out`` and ``device`` are left out, they do not change a pixel."""
         return {
             "aoi": self.aoi, "sensor": self.sensor, "task": self.task.key,
             "period": str(self.timeline), "catalog": self.catalog,
             "checkpoint": self.checkpoint, "tile_px": self.tile_px,
+            "adapt": self.adapt,
         }
 
 
 def sensor_order(text: str) -> tuple[str, ...]:
-    """Sensor keys of ``--sensor``, in order of preference; empty for ``auto``.
+    """Sensor keys of ``--sensor``, in order of preference; empty for ``auto`` and ``all``.
 
     Raises:
         BadRequest: an unknown or repeated key.
     """
-    if text == "auto":
+    if text in _MODES:
         return ()
     keys = tuple(part.strip() for part in text.split(","))
     for key in keys:
         if key not in SENSORS:
             raise BadRequest("unknown sensor", got=key,
-                             allowed=f"{', '.join(SENSORS)}, auto, or a list such as s2,s1",
+                             allowed=f"{', '.join(SENSORS)}, auto, all, or a list such as s2,s1",
                              then="try --sensor auto")
     if len(set(keys)) != len(keys):
         raise BadRequest("a sensor is listed twice", got=text, then=f"try --sensor {keys[0]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import models
@@ -47,10 +48,24 @@ def toy_card(kind: Task, sensors: dict[str, SensorCard] | None = None) -> Checkp
     return dataclasses.replace(card, options=options)
 
 
+def untrained(kind: Task, card: CheckpointCard | None = None
+              ) -> tuple[CheckpointCard, dict[str, np.ndarray]]:
+    """Card and arrays of a network with random weights, whose training domain is around random
+    input: of map pixels some lie in it and some do not."""
+    card = card or toy_card(kind)
+    torch.manual_seed(0)
+    module = models.build(card.method, card.encoder, card.options).eval()
+    arrays, entries = {k: v.numpy() for k, v in module.state_dict().items()}, {}
+    for key, entry in card.sensors.items():
+        with torch.inference_mode():
+            z = module.embed(key, torch.randn(64, kind.steps, entry.channels))
+        arrays[f"domain.{key}.prototypes"] = z.numpy()
+        arrays[f"domain.{key}.scale"] = torch.pdist(z).mean().numpy()
+        entries[key] = dataclasses.replace(entry, domain_threshold=0.6)
+    return dataclasses.replace(card, sensors=entries), arrays
+
+
 def save_untrained(folder: Path, key: str) -> Path:
     """Write a checkpoint with random weights; returns its folder."""
-    card = toy_card(task(key))
-    torch.manual_seed(0)
-    module = models.build(card.method, card.encoder, card.options)
-    save_checkpoint(folder, card, {k: v.numpy() for k, v in module.state_dict().items()})
+    save_checkpoint(folder, *untrained(task(key)))
     return folder

@@ -1,0 +1,155 @@
+"""Opening an image: wherever its file lies, as a GeoTIFF and nothing else, within limits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import rasterio
+
+from pipeline.data.hrefs import is_url, shown
+from pipeline.data.remote import Changed, RemoteFile, Unreadable
+from pipeline.data.signing import signed
+from pipeline.data.web import reason_of
+from pipeline.spec.errors import DataTrouble
+
+T = TypeVar("T")
+
+# Set around every read, so that they hold in whichever thread or process the read happens.
+GDAL_OPTIONS: dict[str, Any] = {
+    # no side-car files: a request less per file or hundreds, and nothing but the file decides
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "USE_RRD": "NO",
+    # a block that cannot be decoded is an error
+    "GTIFF_IGNORE_READ_ERRORS": "NO",
+    # buckets (s3, gs, az) are read by GDAL itself: the header in one request, neighbouring blocks
+    # in one request, several over one connection
+    "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_HTTP_MULTIPLEX": "YES",
+    "GDAL_HTTP_VERSION": "2",
+    # busy servers: 429, 500, 502, 503, 504 are tried again, later and later
+    "GDAL_HTTP_MAX_RETRY": 4,
+    "GDAL_HTTP_RETRY_DELAY": 1,
+    # a connection that hangs or drips would hang the map
+    "GDAL_HTTP_CONNECTTIMEOUT": 20,
+    "GDAL_HTTP_TIMEOUT": 120,
+    # what failed once is asked for again, and what an answer was is forgotten with the file
+    "CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsigs/:/vsiaz/",
+}
+
+MAX_SIDE = 1_000_000  # pixels
+MAX_BLOCK = 1 << 28  # bytes of one block, unpacked; a strip of a whole scene has 2^24
+SMALL = 1 << 20  # bytes: a remote file up to here is read whole where a checksum is stated
+_SHA256 = "1220"  # multihash: sha2-256, 32 bytes follow
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What is known of an image's file before it is opened.
+
+    Attributes:
+        href: absolute, unsigned.
+        item: id of its item, for messages.
+        signer: of the source row.
+        checksum: sha256 as a multihash in hexadecimal, as the item states it; may be empty. Other
+            hashes are not checked.
+        trusted: private hosts that may be reached.
+    """
+
+    href: str
+    item: str
+    signer: str = ""
+    checksum: str = ""
+    trusted: frozenset[str] = frozenset()
+
+    def trouble(self, reason: str) -> DataTrouble:
+        """The user's error, naming item and file."""
+        then = "check the connection and run again; --resume keeps what is finished"
+        if self.href.startswith("s3://"):
+            then = ("this bucket may be requester-pays: set AWS credentials and "
+                    "AWS_REQUEST_PAYER=requester, or try --catalog planetary-computer")
+        return DataTrouble(f"an asset of item {self.item} cannot be read",
+                           got=f"{shown(self.href)}: {reason}", then=then)
+
+
+def read_image(image: ImageFile, action: Callable[[rasterio.DatasetReader], T]) -> T:
+    """What a function makes of the opened file; set ``GDAL_OPTIONS`` around it.
+
+    A file on the web that cannot be decoded, or was replaced meanwhile, is read a second time:
+    it may have suffered on the way.
+
+    Args:
+        image: the file.
+        action: reads pixels. It may raise ``Unreadable``.
+
+    Raises:
+        DataTrouble: it cannot be opened or read, or is not what it should be.
+    """
+    failure: Exception = Unreadable("not tried")
+    for _ in range(2):
+        remote = None
+        try:
+            if is_url(target := signed(image.href, image.signer)):
+                remote = RemoteFile(image.href, image.signer, image.trusted)
+                target = "image.tif"  # a name for GDAL, which knows neither address nor token
+            _check_sum(image, remote)
+            with rasterio.open(
+                target, opener=remote, sharing=False,
+                driver="GTiff",  # a VRT of that name could name any file of this machine
+            ) as file:
+                _check(file)
+                made = action(file)
+            if remote is None or remote.failure is None:
+                return made
+            failure = remote.failure
+        except (Unreadable, Changed, rasterio.errors.RasterioError, OSError) as error:
+            # what GDAL says of a failed transfer is that the file is broken
+            failure = (remote.failure if remote else None) or error
+        if remote is None or not isinstance(failure, Changed | rasterio.errors.RasterioError):
+            break
+        remote.forget()
+    raise image.trouble(reason_of(failure)) from None
+
+
+def _check(file: rasterio.DatasetReader) -> None:
+    """Refuse what would fill the memory: a header may promise anything."""
+    height, width = file.block_shapes[0]
+    bits = int("".join(c for c in file.dtypes[0] if c.isdecimal()) or 64)
+    size = height * width * file.count * bits // 8
+    if max(file.width, file.height) > MAX_SIDE or size > MAX_BLOCK:
+        raise Unreadable(f"{file.width} x {file.height} pixels in blocks of {width} x {height} "
+                         "are more than an image has")
+
+
+def _check_sum(image: ImageFile, remote: RemoteFile | None) -> None:
+    """Compare with the checksum that the item states, if it does."""
+    if not image.checksum.startswith(_SHA256):
+        return
+    wanted = image.checksum.lower()
+    if remote is None:
+        path = Path(image.href)
+        if not path.is_file():
+            return  # in a bucket; or it is missing, which is said when it is opened
+        stat = path.stat()
+        right = _digest(path, stat.st_size, stat.st_mtime_ns) == wanted
+    else:
+        right = remote.length > SMALL or any(_hash(remote.whole()) == wanted for _ in range(3))
+    if not right:
+        raise Unreadable("its checksum is not the one that its item states")
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Multihash of a file as it was then."""
+    with path.open("rb") as content:
+        return _SHA256 + hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _hash(content: bytes) -> str:
+    return _SHA256 + hashlib.sha256(content).hexdigest()

@@ -1,0 +1,84 @@
+"""The plan as a map: GeoJSON (RFC 7946) of the cells, what is expected there, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from pyproj import Transformer
+from shapely.geometry.base import BaseGeometry
+
+from pipeline.infer.plan import Cell, Choice, PlanRow
+from pipeline.publish.item import geojson
+from pipeline.spec.grid import Sheet
+from pipeline.spec.timeline import Timeline, month_text
+
+PLAN = "plan.geojson"
+
+
+def plan_geojson(rows: Sequence[PlanRow], timeline: Timeline, metric: str) -> dict[str, Any]:
+    """The plan, one feature a cell (a part of a tile whose sensors are ranked together).
+
+    Args:
+        rows: of the plan.
+        timeline: its months are those of ``expected_observations``.
+        metric: what a score is.
+
+    Returns:
+        FeatureCollection in WGS 84 longitude and latitude. The cells together are the area: each
+        is cut to it, and none crosses the antimeridian.
+    """
+    return {
+        "type": "FeatureCollection",
+        "metric": metric,
+        "months": [month_text(month) for month in timeline.months],
+        "features": [feature for row in rows for feature in _features(row)],
+    }
+
+
+def choice_json(choice: Choice) -> dict[str, Any]:
+    """What is expected of one sensor."""
+    return {
+        "sensor": choice.sensor, "items": choice.items,
+        "expected_steps": round(choice.expected_steps, 3),
+        "expected_observations": [round(n, 3) for n in choice.observations],
+        "score": round(choice.score, 4),
+    }
+
+
+def _features(row: PlanRow) -> Iterator[dict[str, Any]]:
+    for k, cell in enumerate(row.cells):
+        window = row.tile.geobox[cell.rows, cell.cols]
+        part = shapely.intersection(row.sheet.area, shapely.box(*window.boundingbox.bbox))
+        outline = _lonlat(row.sheet, part)
+        if not outline.is_empty:
+            yield {
+                "type": "Feature", "id": f"{row.key}/{k}", "geometry": geojson(outline),
+                "properties": {"sheet": row.sheet.name, "tile": row.tile.name, **_choice(row, cell),
+                               "reason": cell.reason,
+                               "sensors": [choice_json(c) for c in cell.choices]},
+            }
+
+
+def _choice(row: PlanRow, cell: Cell) -> dict[str, Any]:
+    """The choice and its score; what several sensors score together was never measured."""
+    one = row.mode != "all" or len(cell.choices) == 1
+    score = round(cell.choices[0].score, 4) if cell.choices and one else None
+    return {"choice": row.planned_of(cell) or None, "expected_score": score}
+
+
+def _lonlat(sheet: Sheet, part: BaseGeometry) -> BaseGeometry:
+    """A part of a sheet in EPSG:4326, on the zone's own side of the antimeridian."""
+    back = Transformer.from_crs(sheet.epsg, 4326, always_xy=True).transform
+    middle = sheet.zone * 6 - 183
+
+    def unwrapped(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        lon, lat = back(x, y)
+        return np.clip(middle + (lon - middle + 180) % 360 - 180, -180, 180).round(7), lat.round(7)
+
+    outline = shapely.make_valid(shapely.transform(part, unwrapped, interleaved=False))
+    parts = [p for p in shapely.get_parts(outline)
+             if p.geom_type in ("Polygon", "MultiPolygon") and p.area > 0]
+    return shapely.union_all(parts)
