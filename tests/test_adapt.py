@@ -146,7 +146,8 @@ def test_a_real_scene_of_another_radiometry(hesbaye, tmp_path, capfd, monkeypatc
     other = json.loads((tmp_path / "small" / "manifest.json").read_text())
     assert other["adapted"] == manifest["adapted"]
     for name in ("map", "confidence"):
-        np.testing.assert_array_equal(layer(tmp_path / "small", name), layer(tmp_path / "out", name))
+        np.testing.assert_array_equal(layer(tmp_path / "small", name),
+                                      layer(tmp_path / "out", name))
     # a run that goes on keeps the shift that it began with
     log = tmp_path / "small" / STATE / "tiles.jsonl"
     log.write_text(log.read_text().splitlines()[0] + "\n")

@@ -139,7 +139,7 @@ def test_the_tile_size_changes_no_pixel(run, tmp_path: Path, tile_size: str) -> 
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
-def test_dry_run_reads_no_pixel_and_writes_the_plan_only(run, tmp_path, capsys, monkeypatch) -> None:
+def test_dry_run_reads_no_pixel_and_writes_the_plan(run, tmp_path, capsys, monkeypatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a pixel was read")
 

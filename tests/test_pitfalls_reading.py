@@ -18,7 +18,7 @@ import rasterio
 import rasterio.env
 import shapely
 
-from pipeline.data import load, reader
+from pipeline.data import load, rasters
 from pipeline.data.aoi import read_aoi
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube, open_composite
@@ -77,14 +77,14 @@ def test_the_loaders_settings_go_wherever_a_file_is_read(
     grid = sheets(area, 10)[0].geobox
     lazy = open_composite(found, grid, ("vv",), SPRING)["value"].data
     sent = pickle.loads(cloudpickle.dumps(lazy))
-    monkeypatch.setattr(reader.rasterio, "open", watched)
+    monkeypatch.setattr(rasters.rasterio, "open", watched)
     here = load_cube(found, grid, ("vv",), SPRING, num_workers=3).x
     np.testing.assert_array_equal(sent.compute(scheduler="synchronous"), here)
     assert len(seen) >= 4
     assert threading.get_ident() in {thread for thread, _ in seen}
     assert len({thread for thread, _ in seen}) > 1
     for _, options in seen:
-        assert {k: options.get(k) for k in reader.GDAL_OPTIONS} == reader.GDAL_OPTIONS
+        assert {k: options.get(k) for k in rasters.GDAL_OPTIONS} == rasters.GDAL_OPTIONS
 
 
 def test_files_are_signed_when_they_are_opened_and_each_time_anew(
@@ -96,7 +96,7 @@ def test_files_are_signed_when_they_are_opened_and_each_time_anew(
         asked.append(href)
         return href
 
-    monkeypatch.setattr(reader, "signed", sign)
+    monkeypatch.setattr(rasters, "signed", sign)
     lazy = open_composite(found, sheets(area, 10)[0].geobox, ("vv",), SPRING)
     assert asked == []  # a graph may wait longer than a token lives
     lazy["value"].compute()

@@ -22,6 +22,7 @@ from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.files import atomic_write_json
+from pipeline.data.hrefs import scrubbed, shown
 from pipeline.data.rasters import ImageFile
 from pipeline.data.sources import assets_needed, source_of
 from pipeline.data.web import trusted_hosts
@@ -29,7 +30,7 @@ from pipeline.spec.errors import DataTrouble
 from pipeline.spec.sensors import sensor
 from pipeline.spec.source import Source
 
-SCHEMA = 1
+SCHEMA = 2
 
 # Two looks at one place from one satellite are an orbit (about 100 minutes) apart or more.
 _SAME_PASS = timedelta(minutes=30)
@@ -62,8 +63,8 @@ class ItemSet:
     def fingerprint(self) -> str:
         """sha256 of what the images are (not of where their files lie)."""
         body = [
-            [i.collection_id, i.id, i.properties,
-             sorted((k, a.href.rsplit("/", 1)[-1]) for k, a in i.assets.items())]
+            [i.collection_id, i.id, _floats(i.properties),
+             sorted((k, shown(a.href).rsplit("/", 1)[-1]) for k, a in i.assets.items())]
             for i in self.items
         ]
         text = json.dumps([self.sensor, body], sort_keys=True, default=str)
@@ -123,6 +124,15 @@ class ItemSet:
     @cached_property
     def _footprints(self) -> Any:
         return np.array([footprint(item) for item in self.items], dtype=object)
+
+
+def _floats(value: Any) -> Any:
+    """JSON with whole numbers as floats: tables of items cannot tell 0 from 0.0."""
+    if isinstance(value, dict):
+        return {k: _floats(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_floats(v) for v in value]
+    return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
 def footprint(item: pystac.Item) -> BaseGeometry:
@@ -199,21 +209,28 @@ def _platform(item: pystac.Item) -> str:
 
 
 def freeze(path: str | os.PathLike[str], items: ItemSet) -> None:
-    """Write an ItemSet as a GeoJSON FeatureCollection, atomically. Nothing in it is signed."""
+    """Write an ItemSet as a GeoJSON FeatureCollection, atomically.
+
+    Addresses are written without their queries, which may be tokens by any name. Where these are
+    needed to read the files, ``thaw`` has nothing, and the catalogue is searched again.
+    """
+    hrefs = [asset.href for item in items.items for asset in item.assets.values()]
     body = {
         "type": "FeatureCollection",
         "schema": SCHEMA,
         "sensor": items.sensor,
         "catalog": items.catalog,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": scrubbed(hrefs) == hrefs,
         "skipped": [list(pair) for pair in items.skipped],
         "features": [i.to_dict(transform_hrefs=False) for i in items.items],
     }
-    atomic_write_json(Path(path), body)
+    atomic_write_json(Path(path), scrubbed(body))
 
 
-def thaw(path: str | os.PathLike[str]) -> ItemSet:
-    """The ItemSet that ``freeze`` wrote.
+def thaw(path: str | os.PathLike[str]) -> ItemSet | None:
+    """The ItemSet that ``freeze`` wrote; None where its files cannot be read without the queries
+    of their addresses.
 
     Raises:
         DataTrouble: missing, truncated, or of another version.
@@ -222,6 +239,8 @@ def thaw(path: str | os.PathLike[str]) -> ItemSet:
         body = json.loads(Path(path).read_text(encoding="utf-8"))
         if body["schema"] != SCHEMA:
             raise ValueError(f"schema {body['schema']}")
+        if not body["complete"]:
+            return None
         return ItemSet(
             body["sensor"], body["catalog"],
             tuple(pystac.Item.from_dict(f, preserve_dict=False) for f in body["features"]),

@@ -10,8 +10,10 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.data import catalogs
 from pipeline.data.duplicates import newest
 from pipeline.data.hrefs import shown
+from pipeline.data.item_checks import checked
 from pipeline.data.items import ItemSet, when
 from pipeline.data.sources import CATALOGS, collections_of, source_of, why_not
+from pipeline.data.web import reason_of
 from pipeline.spec.errors import NothingFound
 from pipeline.spec.timeline import Timeline
 
@@ -47,9 +49,9 @@ def search(
             item = to_item(record)
             outside = timeline is not None and timeline.step_of(when(item)) is None
             touches = area.intersects(shapely.geometry.shape(item.geometry))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, pystac.STACError,
-                pystac.STACTypeError, shapely.errors.ShapelyError) as error:
-            skipped.append((str(record.get("id")), f"not a valid item: {error}"))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
+                RecursionError, pystac.STACError, shapely.errors.ShapelyError) as error:
+            skipped.append((catalogs.name_of(record), f"not a valid item: {reason_of(error)}"))
             continue
         if outside or not touches:
             continue
@@ -84,12 +86,10 @@ def to_item(record: dict) -> pystac.Item:
     Raises:
         ValueError, KeyError, pystac.STACError, shapely.errors.ShapelyError: not a valid item.
     """
-    unread = record.get("stac_extensions") or []
+    unread = checked(record).get("stac_extensions") or []
     record["stac_extensions"] = [
         uri for uri in unread if not any(name in uri for name in _UNREAD_EXTENSIONS)
     ]
-    if record.get("geometry") is None:
-        raise ValueError("it has no geometry")
     item = pystac.Item.from_dict(record, preserve_dict=False)
     outline = shapely.geometry.shape(item.geometry)
     if not outline.is_valid:  # providers' outlines cross themselves: no overlap can be told of them

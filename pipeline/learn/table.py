@@ -217,6 +217,7 @@ def normalisers(
         cards[key] = SensorCard(
             features=tuple(names), mean=tuple(float(v.mean()) for v in seen),
             std=tuple(float(max(v.std(), 1e-6)) for v in seen),
+            median=tuple(float(np.median(v)) for v in seen),
             radiometry=table.radiometry[key][0], accepts=table.radiometry[key],
             coverage_steps=(table.task.steps,), coverage_score=(0.0,),
             context=tuple(context), static=tuple(static),

@@ -1,6 +1,6 @@
 """Level shifts that bring images of another radiometry to that of a checkpoint (``--adapt``).
 
-A shift says by how much the median of the area differs from the mean of the training data. It
+A shift says by how much the median of the area differs from that of the training data. It
 cannot tell a difference of radiometry from a difference of land cover, which is why it is small,
 stated, and only made when asked for.
 """
@@ -66,7 +66,9 @@ class Shift:
 def estimate(
     sensor: Sensor, given: str, card: SensorCard, values: Mapping[str, np.ndarray]
 ) -> Shift:
-    """The shift from an area's median to the mean of the training data, band by band.
+    """The shift from an area's median to that of the training data, band by band.
+
+    Cards that do not say their median are taken by their mean.
 
     Args:
         sensor: of the images.
@@ -78,14 +80,14 @@ def estimate(
         DataTrouble: there is no value, or a shift is beyond its bounds: so much is no matter of
             radiometry.
     """
-    amount = {}
+    amount, levels = {}, card.median or card.mean
     for band, found in values.items():
         if band not in card.features:
             continue
         if not found.size:
             raise DataTrouble(f"no valid {sensor.key} pixel to estimate a level shift from",
                               then="leave --adapt out, or try another --period or --sensor")
-        level, middle = card.mean[card.features.index(band)], float(np.median(found))
+        level, middle = levels[card.features.index(band)], float(np.median(found))
         amount[band] = round(_amount(sensor, band, level, middle), 4)
     size = min((v.size for v in values.values()), default=0)
     return Shift(sensor.key, given, card.radiometry, sensor.unit, amount, size)
@@ -101,7 +103,7 @@ def _amount(sensor: Sensor, band: str, level: float, middle: float) -> float:
     if not low <= amount <= high:
         raise DataTrouble(
             f"--adapt would have to shift {sensor.key} {band} by more than radiometries differ",
-            got=f"{amount:.3g} {unit} (median of the area {middle:.3f}, mean of the training data "
+            got=f"{amount:.3g} {unit} (median of the area {middle:.3f}, of the training data "
                 f"{level:.3f})", allowed=f"{low:g} to {high:g} {unit}",
             then="use another --catalog, or sample your training points from this one with "
                  "python -m pipeline.sample and train again")

@@ -55,6 +55,8 @@ class SensorCard:
         static: place features (``spec.context``) repeated at every step after the context, in the
             order of the input; followed by one channel that says whether they are known.
         static_mean, static_std: their normaliser.
+        median: per feature that of the training rows, what ``--adapt`` levels an area to (clouds
+            that slipped through move the mean); empty on older cards.
     """
 
     features: tuple[str, ...]
@@ -76,6 +78,7 @@ class SensorCard:
     static: tuple[str, ...] = ()
     static_mean: tuple[float, ...] = ()
     static_std: tuple[float, ...] = ()
+    median: tuple[float, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -183,8 +186,11 @@ def _check_sensor(key: str, s: SensorCard) -> None:
     if n == 0 or len(s.mean) != n or len(s.std) != n or not all(v > 0 for v in s.std):
         raise _bad(f"card.json: mean and std of {key} do not fit its {n} features",
                    got=f"{len(s.mean)} and {len(s.std)}")
-    if not all(math.isfinite(v) for v in (*s.mean, *s.std)):
-        raise _bad(f"card.json: mean or std of {key} is not finite")
+    if not all(math.isfinite(v) for v in (*s.mean, *s.std, *s.median)):
+        raise _bad(f"card.json: mean, std or median of {key} is not finite")
+    if len(s.median) not in (0, n):
+        raise _bad(f"card.json: median of {key} does not fit its {n} features",
+                   got=str(len(s.median)))
     if unknown := [c for c in s.context if c not in CONTEXT] + [p for p in s.static
                                                                 if p not in PLACE]:
         raise _bad(f"card.json: {key} has inputs that this version does not know",
