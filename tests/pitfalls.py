@@ -68,18 +68,24 @@ PITFALLS: dict[str, Row] = {
     )),
     "9": Row("tokens that end before the file is read", (
         "test_pitfalls_reading.py::test_files_are_signed_when_they_are_opened_and_each_time_anew",
+        "test_faults.py::test_a_token_that_ends_is_renewed_and_the_read_goes_on",
         "test_items.py::test_nothing_signed_is_frozen",
         "test_items.py::test_tokens_go_to_azure_only",
     )),
     "10": Row("a cached failure that reads as an empty file", (
+        "test_faults.py::test_what_passes_while_pixels_are_read_leaves_no_trace",
+        "test_faults.py::test_what_lasts_is_an_error_that_names_item_and_file",
         "test_load_files.py::test_a_file_that_the_server_lacks",
         "test_load_files.py::test_a_lost_file_fails_and_is_named",
     )),
     "11": Row("searches that repeat items or end too early", (
+        "test_faults.py::test_lost_pages_and_items_are_noticed",
+        "test_faults.py::test_pages_that_go_round_in_circles_end",
         "test_search.py::test_pages_that_repeat_items_and_busy_servers",
         "test_search.py::test_folder_table_and_api_agree",
     )),
     "12": Row("busy servers", (
+        "test_faults.py::test_a_server_that_asks_to_wait_is_waited_for",
         "test_search.py::test_pages_that_repeat_items_and_busy_servers",
         "test_search.py::test_search_that_keeps_failing",
     )),
@@ -190,6 +196,7 @@ PITFALLS: dict[str, Row] = {
         "test_map.py::test_a_map_of_two_zones_is_complete_and_valid",
     )),
     "31": Row("failures that become nodata", (
+        "test_faults.py::test_a_damaged_block_is_an_error_and_never_zeros",
         "test_map.py::test_an_unreadable_asset_fails_its_tiles_only",
         "test_infer.py::test_a_failed_tile_is_named_and_resumed",
         "test_map.py::test_a_store_that_lost_its_pixels_is_not_published",

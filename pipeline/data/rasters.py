@@ -108,7 +108,8 @@ def read_image(image: ImageFile, action: Callable[[rasterio.DatasetReader], T]) 
             if remote is None or remote.failure is None:
                 return made
             failure = remote.failure
-        except (Unreadable, Changed, rasterio.errors.RasterioError, OSError) as error:
+        except (Unreadable, Changed, DataTrouble, rasterio.errors.RasterioError,
+                OSError) as error:
             # what GDAL says of a failed transfer is that the file is broken
             failure = (remote.failure if remote else None) or error
         if remote is None or not isinstance(failure, Changed | rasterio.errors.RasterioError):

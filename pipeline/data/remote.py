@@ -26,7 +26,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class Changed(Exception):
-    """The file is not the one whose header was read."""
+    """The file is not, or no longer, the one that its header tells of."""
 
 
 class Unreadable(Exception):
@@ -212,7 +212,7 @@ class _Cursor:
                 k += 1
             block = self._get(first, stop - first)
             if len(block) < stop - first:  # GDAL would decode what its buffer happens to hold
-                self._file.failure = self._file.failure or Unreadable("it ends too early")
+                self._file.failure = self._file.failure or Changed("it ends too early")
             found += [block[start : start + size] for start, size in run]
         return found
 

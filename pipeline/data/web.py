@@ -132,7 +132,7 @@ def reason_of(error: Exception) -> str:
         error = error.__cause__  # rasterio's
     text = " ".join(_PATH.sub("", scrubbed(str(error))).split())
     causes = [found[1] for cause in _CAUSES if (found := re.search(cause, text))]
-    return causes[0] if causes else text[:200] or type(error).__name__
+    return causes[0] if causes else text[:300] or type(error).__name__
 
 
 def _read(answer: requests.Response) -> None:

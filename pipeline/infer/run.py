@@ -15,6 +15,7 @@ from pipeline.data.load import load_cube
 from pipeline.data.places import read_places
 from pipeline.infer.decide import changes, decide
 from pipeline.infer.fuse import fuse
+from pipeline.infer.gate import through_gate
 from pipeline.infer.part import clear_steps, core, part_of
 from pipeline.infer.plan import PlanRow
 from pipeline.infer.predict import Predictor
@@ -63,10 +64,11 @@ class Reader:
         started = time.perf_counter()
         card = self.cards[sensor]
         window = row.tile.geobox.pad(self.task.smooth_px(sensor) // 2)
-        cube = load_cube(
-            self.items[sensor], window, bands_needed(card.features, SENSORS[sensor].band_names),
-            self.timeline, aggregate=self.task.aggregate,
-        )
+        bands = bands_needed(card.features, SENSORS[sensor].band_names)
+        cube = through_gate(
+            lambda: load_cube(self.items[sensor], window, bands, self.timeline,
+                              aggregate=self.task.aggregate),
+            row, self.items[sensor], self.task.min_steps)
         if sensor in self.shifts:
             cube = replace(cube, x=self.shifts[sensor].apply(cube.x, cube.bands))
         if card.static:
