@@ -249,9 +249,9 @@ def test_a_sampled_pixel_and_the_same_pixel_mapped_get_the_same_input(
     reader = Reader({"l8": items}, card.sensors, read.span, LFMC, layers)
     predictor = Predictor(LFMC, card, load_checkpoint(str(placed))[1], "cpu")
     seen: list[np.ndarray] = []
-    outputs = predictor.outputs
-    monkeypatch.setattr(predictor, "outputs",
-                        lambda sensor, inputs: seen.append(inputs) or outputs(sensor, inputs))
+    run = predictor.run
+    monkeypatch.setattr(predictor, "run",
+                        lambda sensor, inputs: seen.append(inputs) or run(sensor, inputs))
     (sheet, *_) = sheets(read.area, LFMC.pixel_m)
     to_utm = Transformer.from_crs(4326, sheet.epsg, always_xy=True)
     east, north = to_utm.transform(got.lon, got.lat)

@@ -62,8 +62,10 @@ class Predictor:
         self.rules = QualityRules.of(task, card)
         state = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
         try:
+            own = {k: v for k, v in state.items() if not k.startswith(PREFIX)}
+            _check_shapes(card, own)
             module = models.build(card.method, card.encoder, card.options)
-            module.load_state_dict({k: v for k, v in state.items() if not k.startswith(PREFIX)})
+            module.load_state_dict(own)
             domains = {k: _domain(state, k) for k in card.sensors
                        if self.rules.domain[k] is not None}
             for key, domain in domains.items():  # a domain of another network fails here
@@ -165,6 +167,16 @@ def _domain(state: Mapping[str, torch.Tensor], sensor: str) -> Domain:
     """The training domain of a sensor, from a checkpoint's arrays."""
     own = f"{PREFIX}{sensor}."
     return Domain(**{k.removeprefix(own): v for k, v in state.items() if k.startswith(own)})
+
+
+def _check_shapes(card: CheckpointCard, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a card whose network is not the one of the weights, before memory is taken for it."""
+    with torch.device("meta"):
+        wanted = models.build(card.method, card.encoder, card.options).state_dict()
+    shapes = {k: tuple(v.shape) for k, v in wanted.items()}
+    if wrong := [k for k in {*shapes, *state} if k not in state or k not in shapes
+                 or tuple(state[k].shape) != shapes[k]]:
+        raise ValueError(f"{min(wrong)} is of another shape, or missing")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

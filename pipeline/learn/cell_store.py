@@ -21,7 +21,8 @@ from pipeline.learn.recipe import Row
 # same recipe would give another result: cells of an older engine are then made again.
 ENGINE = "1"
 
-_DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile,
+            zlib.error)
 
 
 def fingerprint(value: Any) -> str:

@@ -82,6 +82,11 @@ class Table:
             return np.ones(len(self.target), bool)
         return self.target >= 0
 
+    @property
+    def known(self) -> np.ndarray:
+        """(N,) bool: one row a labelled sample."""
+        return self.primary & self.labelled
+
     def months_of(self, sensor: str) -> np.ndarray:
         """(N, T) month index of each step of a sensor."""
         return self.own_months.get(sensor, self.months)
@@ -89,7 +94,7 @@ class Table:
     def scored(self, sensor: str) -> np.ndarray:
         """(N,) bool: rows that held-out scores of the sensor are taken over."""
         seen = self.series[sensor][1].any(1)
-        return self.primary & self.labelled & seen & ~self.derived[sensor]
+        return self.known & seen & ~self.derived[sensor]
 
 
 def stack(

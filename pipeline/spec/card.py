@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.spec.context import CONTEXT, PLACE
 from pipeline.spec.errors import BadRequest
+from pipeline.spec.typed import misfit
 
 # Version of units, masks, composite and features (pipeline/prep). Raise it whenever the same
 # scene would give another model input: old checkpoints are then refused instead of misread.
@@ -20,6 +21,8 @@ FEATURE_PATH = "1"
 CARD_SCHEMA = 1
 
 LEAST_SPREAD = 0.3
+# Of the options: no network is so wide or so deep, no forest so large, no options so nested.
+MAX_OPTION, MAX_SIZE, MAX_DEPTH = 1 << 14, 1 << 24, 8
 
 
 @dataclass(frozen=True)
@@ -173,12 +176,28 @@ class CheckpointCard:
             card = cls(**_tuples(body), sensors=sensors)
         except (TypeError, KeyError, AttributeError) as error:
             raise _bad("card.json has missing or unknown fields", got=str(error)) from None
+        if wrong := misfit(card, cls) or _oversized(card.options):
+            raise _bad("card.json has a field of another kind", got=wrong)
         if card.feature_path != FEATURE_PATH:
             raise _bad("the checkpoint is of another feature path", got=str(card.feature_path),
                        allowed=FEATURE_PATH)
         for key, s in card.sensors.items():
             _check_sensor(key, s)
         return card
+
+
+def _oversized(options: Any, limit: int = MAX_OPTION, depth: int = 0) -> str:
+    """Why options cannot be a network's; empty when they can."""
+    if isinstance(options, Mapping | list | tuple):
+        if depth > MAX_DEPTH or len(options) > MAX_OPTION:
+            return "options that are too deep or too long"
+        named = isinstance(options, Mapping)
+        inner = options.values() if isinstance(options, Mapping) else options
+        limit = MAX_OPTION if named else MAX_SIZE
+        return next((why for v in inner if (why := _oversized(v, limit, depth + 1))), "")
+    plain = options is None or isinstance(options, str | bool)
+    small = isinstance(options, int | float) and abs(options) <= limit
+    return "" if plain or small else f"the option {options!r:.60}"
 
 
 def _check_sensor(key: str, s: SensorCard) -> None:

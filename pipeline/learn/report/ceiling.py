@@ -43,7 +43,7 @@ def label_noise(table: Table) -> LabelNoise | None:
     """
     if table.task.kind != "regression":
         return None
-    at = np.flatnonzero(table.primary)
+    at = np.flatnonzero(table.known)
     y, month = table.target[at], table.months[at, -1]
     place = table.groups[at]
     half, count = np.zeros(max(_LAGS) + 1), np.zeros(max(_LAGS) + 1, int)
@@ -88,7 +88,7 @@ def own_place(table: Table, splits: Sequence[Split]) -> dict[str, tuple[float, f
             y = table.target[rows]
             if len(rows) < FEWEST or (table.task.kind == "regression" and np.ptp(y) == 0):
                 continue
-            usual = _usual(table, table.target[split.train & table.primary])
+            usual = _usual(table, table.target[split.train & table.known])
             guess = np.where(known[rows], said[rows], usual)
             values.append(scores(table.task, y, guess)[metric_name(table.task)])
         if values:
@@ -100,14 +100,14 @@ def own_place(table: Table, splits: Sequence[Split]) -> dict[str, tuple[float, f
 def _others(table: Table) -> tuple[np.ndarray, np.ndarray]:
     """(N,) what the other primary samples of the place say, and whether there are any."""
     place = np.unique(table.groups, return_inverse=True)[1].reshape(-1)
-    count = np.bincount(place, table.primary)
-    own = table.primary.astype(float)
+    count = np.bincount(place, table.known)
+    own = table.known.astype(float)
     others = count[place] - own
     if table.task.kind == "regression":
         total = np.bincount(place, table.target * own)
         return (total[place] - table.target * own) / np.maximum(others, 1), others > 0
     votes = np.zeros((place.max() + 1, len(table.task.classes)))
-    np.add.at(votes, (place[table.primary], table.target[table.primary]), 1)
+    np.add.at(votes, (place[table.known], table.target[table.known]), 1)
     mine = votes[place]
     mine[np.arange(len(mine)), table.target] -= own
     return mine.argmax(1), others > 0
