@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
 _MOST = 2**15 - 1  # nodes of a tree: numbered in 16 bits, the file is a third smaller
 
 

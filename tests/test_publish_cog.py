@@ -68,7 +68,8 @@ sides = st.one_of(st.sampled_from([1, 2, 511, 512, 513, 1024, 1025]), st.integer
 
 @settings(max_examples=40, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(shape=st.tuples(sides, sides), layer=st.sampled_from([CLASSES, VALUES, SENSOR, COUNT, QUALITY]),
+@given(shape=st.tuples(sides, sides),
+       layer=st.sampled_from([CLASSES, VALUES, SENSOR, COUNT, QUALITY]),
        seed=st.integers(0, 999))
 def test_what_is_written_is_read(tmp_path: Path, shape, layer, seed: int) -> None:
     data, path, box = random_codes(layer, shape, seed), tmp_path / "map.tif", grid(shape)

@@ -105,7 +105,7 @@ def _box(wsen: tuple[float, float, float, float], text: str) -> BaseGeometry:
 def _read_geojson(path: Path) -> tuple[list[BaseGeometry | None], CRS, dict[str, Any]]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadRequest("the AOI is not readable JSON", got=f"{path}: {error}",
                          then="export it again as GeoJSON") from None
     kind = raw.get("type") if isinstance(raw, dict) else None

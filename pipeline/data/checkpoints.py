@@ -65,7 +65,7 @@ def load_checkpoint(
     folder = find_checkpoint(path_or_name)
     try:
         card = CheckpointCard.from_json(json.loads(_bytes(folder / CARD, MAX_CARD)))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise _damaged(folder / CARD, "is not JSON") from None
     raw = _bytes(folder / WEIGHTS, MAX_WEIGHTS)
     digest = hashlib.sha256(raw).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.cookiejar
 import ipaddress
+import logging
 import os
 import re
 import socket
@@ -48,6 +49,18 @@ _PATH = re.compile(r"(?:with )?url: \S+|\?\S+")
 _sleep = time.sleep  # tests do not wait
 
 
+class _Discreet(logging.Filter):
+    """Log records of the libraries, without tokens, whatever level is asked for."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = _PATH.sub("", scrubbed(record.getMessage())), ()
+        return True
+
+
+for _name in ("urllib3.connectionpool", "pystac_client.stac_api_io"):
+    logging.getLogger(_name).addFilter(_Discreet())
+
+
 def host_of(address: str) -> str:
     """Host of an address; empty for a path."""
     return (urlsplit(address).hostname or "").lower()
@@ -63,7 +76,7 @@ def trusted_hosts(catalog: str) -> frozenset[str]:
 def is_private(host: str) -> bool:
     """Whether a host's name already says that it is this machine, its network or its cloud."""
     try:
-        return not _public(host)
+        return not _public(host.strip("[]"))
     except ValueError:
         return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
 
@@ -206,15 +219,20 @@ class _Looking:
     sock: socket.socket
 
     def _new_conn(self) -> socket.socket:
+        if self.host.lower() in self.allowed:
+            return super()._new_conn()  # type: ignore[misc]
+        if is_private(self.host):
+            raise self._refusal(self.host)
         sock = super()._new_conn()  # type: ignore[misc]
         peer = str(sock.getpeername()[0])
-        if not _public(peer) and self.host.lower() not in self.allowed:
+        if not _public(peer):
             sock.close()
-            raise DataTrouble(
-                "the catalogue leads to a private address", got=f"{self.host} ({peer})",
-                then=f"if it is meant, set {TRUSTED_HOSTS}={self.host}",
-            )
+            raise self._refusal(f"{self.host} ({peer})")
         return sock
+
+    def _refusal(self, where: str) -> DataTrouble:
+        return DataTrouble("the catalogue leads to a private address", got=where,
+                           then=f"if it is meant, set {TRUSTED_HOSTS}={self.host}")
 
     def getresponse(self) -> Any:
         """The answer's head, within a time of its own: it may drip, too."""

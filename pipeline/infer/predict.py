@@ -173,9 +173,10 @@ def _check_shapes(card: CheckpointCard, state: Mapping[str, torch.Tensor]) -> No
     """Refuse a card whose network is not the one of the weights, before memory is taken for it."""
     with torch.device("meta"):
         wanted = models.build(card.method, card.encoder, card.options).state_dict()
-    shapes = {k: tuple(v.shape) for k, v in wanted.items()}
+    # NumPy makes a vector of a scalar
+    shapes = {k: tuple(v.shape) or (1,) for k, v in wanted.items()}
     if wrong := [k for k in {*shapes, *state} if k not in state or k not in shapes
-                 or tuple(state[k].shape) != shapes[k]]:
+                 or (tuple(state[k].shape) or (1,)) != shapes[k]]:
         raise ValueError(f"{min(wrong)} is of another shape, or missing")
 
 

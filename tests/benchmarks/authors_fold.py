@@ -34,6 +34,7 @@ def stand_ins() -> None:
     import torch
 
     torch.set_num_threads(1)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports torch._dynamo
     if importlib.util.find_spec("torchvision") is None:
         for name in ("torchvision", "torchvision.models"):
             sys.modules[name] = types.ModuleType(name)
