@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from pipeline.data.aoi import read_aoi
 from pipeline.data.checkpoints import load_checkpoint
 from pipeline.data.files import atomic_write_json, writable_folder
+from pipeline.data.hrefs import scrubbed
 from pipeline.data.items import ItemSet, freeze
 from pipeline.infer.levels import level_shift
 from pipeline.infer.orbits import orbits_of
@@ -83,7 +84,7 @@ class MapPlan:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON of the plan."""
         return {
-            "request": self.request.to_json(),
+            "request": scrubbed(self.request.to_json()),
             "items": {k: len(v.items) for k, v in self.inputs.items()},
             "refused": dict(self.refused),
             "unknown": dict(self.unknown),
@@ -204,7 +205,8 @@ def make_map(
         records = _run(made, predictor, store, shifts, progress)
         _check_records(records)
         manifest = RunManifest(
-            request=request.to_json(), card=_card_stamp(made.card), items=_items_stamp(made),
+            request=scrubbed(request.to_json()), card=_card_stamp(made.card),
+            items=_items_stamp(made),
             refused=dict(made.refused), unknown=dict(made.unknown),
             tiles=_with_orbits(made, records), rules=predictor.rules.to_json(made.items),
             versions=_versions(), started=started, finished=_now(),
@@ -255,7 +257,7 @@ def _check_records(records: list[TileRecord]) -> None:
 
 def _identity(made: MapPlan) -> dict[str, Any]:
     """What makes two runs the same run."""
-    request = {k: v for k, v in made.request.to_json().items() if k != "checkpoint"}
+    request = {k: v for k, v in scrubbed(made.request.to_json()).items() if k != "checkpoint"}
     area = "".join(shapely.to_wkb(s.area, hex=True) for s in made.sheets)
     return {
         **request, "area": hashlib.sha256(area.encode()).hexdigest(),

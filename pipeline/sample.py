@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from pipeline import cli
 from pipeline.data.extract import extract, extract_places, read_points
 from pipeline.data.files import writable_folder
+from pipeline.data.hrefs import shown
 from pipeline.data.items import ItemSet, freeze
 from pipeline.data.place_columns import PREFIX
 from pipeline.data.places import find_places
@@ -62,7 +63,7 @@ def command(argv: Sequence[str]) -> int:
         except NothingFound as error:
             print(f"left out {key}: {error}", file=sys.stderr)
     if not items:
-        raise DataTrouble("no sensor has an acquisition at the points", got=args.catalog,
+        raise DataTrouble("no sensor has an acquisition at the points", got=shown(args.catalog),
                           then="try another --catalog or --period")
     layers, missing = find_places(args.catalog, task.static, points.area)
     for layer, why in missing.items():

@@ -253,5 +253,5 @@ def test_a_card_whose_confidence_makes_no_sense_is_refused():
     for change in ({"interval_spread": [1.0]}, {"domain_threshold": 0.0},
                    {"interval_spread": [float("nan"), 0.0]}):
         sensors = {**raw["sensors"], "s1": {**raw["sensors"]["s1"], **change}}
-        with pytest.raises(BadRequest, match="interval or the domain of s1|s1.interval_spread"):
+        with pytest.raises(BadRequest, match=r"interval or the domain of s1|s1\.interval_spread"):
             type(toy_card(LFMC)).from_json({**raw, "sensors": sensors})

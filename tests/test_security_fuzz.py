@@ -21,6 +21,7 @@ from pipeline.data.aoi import read_aoi
 from pipeline.data.checkpoints import CARD, WEIGHTS, load_checkpoint
 from pipeline.data.items import freeze, thaw
 from pipeline.data.search import search
+from pipeline.data.stacks import open_stacks
 from pipeline.infer.orbits import orbits_of
 from pipeline.infer.plan import plan
 from pipeline.spec.card import CheckpointCard
@@ -41,7 +42,7 @@ ODD = st.sampled_from([
     float("nan"), True, None, [], {}, [[]], "2023-13-45T99:00:00Z", "EPSG:0", "+proj=pipeline",
     "http://[", "file:///etc/passwd", "/vsizip/x", "x" * 5000, "0001-01-01T00:00:00-23:59",
     "9999-12-31T23:59:59+00:00", [[["a", 1]]], {"a": {"a": {"a": []}}},
-])
+]).map(copy.deepcopy)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | ODD,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner,
@@ -111,10 +112,15 @@ BASE = {
 RADAR = copy.deepcopy(BASE)
 RADAR |= {"collection": "sentinel-1-rtc",
           "assets": dict.fromkeys(("vv", "vh"), BASE["assets"]["B02"])}
+OWN_SCALE = copy.deepcopy(BASE)  # Earth Search's: scale and offset are the asset's own
+OWN_SCALE |= {"collection": "sentinel-2-c1-l2a",
+              "assets": dict.fromkeys(("red", "nir", "scl"), BASE["assets"]["B02"])}
+OWN_SCALE["properties"]["earthsearch:payload_id"] = "x"
 
 
 @calmly
-@given(record=st.one_of(spoilt(BASE), spoilt(RADAR), JSON.map(lambda j: {"assets": {}, "x": j})))
+@given(record=st.one_of(spoilt(BASE), spoilt(RADAR), spoilt(OWN_SCALE),
+                        JSON.map(lambda j: {"assets": {}, "x": j})))
 def test_items(tmp_path: Path, record: Any) -> None:
     sensor = "s1" if isinstance(record, dict) and "vv" in str(record.get("assets")) else "s2"
     text = json.dumps(record)
@@ -132,6 +138,8 @@ def test_items(tmp_path: Path, record: Any) -> None:
     found.touching(rows[0].tile.geobox)
     orbits_of(found, [rows[0].tile.geobox])
     assert len(found.passes) == len(found.items)
+    band = "vv" if sensor == "s1" else "B04"
+    ours(lambda: open_stacks(found.usable((band,)), rows[0].tile.geobox, (band,), 512, "odc"))
 
 
 @calmly

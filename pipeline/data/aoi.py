@@ -140,7 +140,8 @@ def _no_number(text: str) -> float:
 
 
 def _shape(geometry: Any) -> BaseGeometry | None:
-    return None if geometry is None else shapely.force_2d(shapely.geometry.shape(geometry))
+    with np.errstate(all="ignore"):  # what is too large for a float is refused later
+        return None if geometry is None else shapely.force_2d(shapely.geometry.shape(geometry))
 
 
 def _declared_crs(raw: Mapping[str, Any], path: Path) -> CRS:

@@ -34,7 +34,10 @@ def unsigned(href: str) -> str:
 
 def shown(href: str) -> str:
     """The href as messages may show it: without query and without user and password."""
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError:  # http://[ is no address, and what stands behind it is still not shown
+        return href.partition("?")[0]
     if parts.scheme not in _REMOTE:
         return href
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

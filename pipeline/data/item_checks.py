@@ -53,8 +53,9 @@ def _is_number(value: Any) -> bool:
 def _check_outline(geometry: Any) -> None:
     if geometry is None:
         raise ValueError("it has no geometry")
-    xy = shapely.get_coordinates(shapely.geometry.shape(geometry))
+    with np.errstate(all="ignore"):  # what is too large for a float is refused below
+        xy = shapely.get_coordinates(shapely.geometry.shape(geometry))
     if len(xy) > MAX_VERTICES:
         raise ValueError(f"its outline has {len(xy)} vertices")
-    if not len(xy) or not np.isfinite(xy).all():
-        raise ValueError("its outline is empty or not finite")
+    if not len(xy) or not (np.abs(xy) <= (360, 90)).all():
+        raise ValueError("its outline is empty, or not in degrees")

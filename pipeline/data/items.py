@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,7 @@ _SAME_PASS = timedelta(minutes=30)
 _FOOTPRINT_SLACK = 0.05
 _BEND = 0.02  # of an image's size; a Sentinel-1 frame at 60 degrees bends by 0.01
 _PIXEL_SLACK = 0.001  # degrees, for outlines taken from the pixel grid itself
+_EPSG = re.compile(r"(?i)epsg:\d{4,6}")  # other texts may be programs for PROJ
 
 
 @dataclass(frozen=True)
@@ -158,19 +160,22 @@ def _grid_outline(item: pystac.Item) -> BaseGeometry | None:
         if not (code and shape and transform):
             continue
         try:
+            if not _EPSG.fullmatch(str(code)):
+                return None
             a, b, c, d, e, f = (float(v) for v in transform[:6])
             height, width = (float(v) for v in shape)
             to_lonlat = Transformer.from_crs(code, 4326, always_xy=True)
-        except (TypeError, ValueError, CRSError):
+        except (TypeError, ValueError, KeyError, OverflowError, CRSError):
             return None
         # an edge that is straight in metres is curved in degrees: nine points a side
         edge = np.linspace(0, 1, 9)
         col = width * np.concatenate([edge, np.ones(9), edge[::-1], np.zeros(9)])
         row = height * np.concatenate([np.zeros(9), edge, np.ones(9), edge[::-1]])
         lon, lat = to_lonlat.transform(a * col + b * row + c, d * col + e * row + f)
+        if not (np.abs(lon) <= 360).all() or not (np.abs(lat) <= 90).all() or np.ptp(lon) >= 180:
+            return None
         outline = shapely.Polygon(np.column_stack([lon, lat]))
-        sane = np.isfinite(lon).all() and np.ptp(lon) < 180 and outline.is_valid
-        return outline if sane else None
+        return outline if outline.is_valid else None
     return None
 
 

@@ -50,7 +50,8 @@ def search(
             outside = timeline is not None and timeline.step_of(when(item)) is None
             touches = area.intersects(shapely.geometry.shape(item.geometry))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
-                RecursionError, pystac.STACError, shapely.errors.ShapelyError) as error:
+                RecursionError, pystac.STACError, pystac.STACTypeError,
+                shapely.errors.ShapelyError) as error:
             skipped.append((catalogs.name_of(record), f"not a valid item: {reason_of(error)}"))
             continue
         if outside or not touches:

@@ -73,7 +73,7 @@ class Tokens:
         place = f"{(parts.hostname or '').split('.')[0]}/{parts.path.lstrip('/').split('/')[0]}"
         with self._lock:
             token, end = self._held.get(place, ("", datetime.min.replace(tzinfo=UTC)))
-            if end - _MARGIN < datetime.now(UTC):
+            if end < datetime.now(UTC) + _MARGIN:
                 token, end = self._held[place] = self._ask(place)
         return f"{href}{'&' if parts.query else '?'}{token}"
 
