@@ -13,20 +13,23 @@ _LEAST = 1e-4  # a forest's zero probability, as a finite logit
 
 
 class Ensemble(nn.Module):
-    """Mean of the members' class probabilities or values; a forest weighs as much as all members.
+    """Mean of class probabilities or values: of the members together, a forest, boosted trees.
 
     Args:
-        members: trained networks of one method.
+        members: trained networks of one method; their mean weighs as much as a forest.
         forests: per sensor a forest on the same input; empty for none.
+        boosted: per sensor boosted trees on the same input, whose outputs are logits or values.
         outputs: classes K, or 1 for a regression.
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], forests: Mapping[str, Forest], outputs: int
+        self, members: Sequence[nn.Module], forests: Mapping[str, Forest],
+        boosted: Mapping[str, Forest], outputs: int,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.forests = nn.ModuleDict(forests)
+        self.boosted = nn.ModuleDict(boosted)
         self.outputs = outputs
 
     def predict(self, sensor: str, x: Tensor) -> Tensor:
@@ -40,13 +43,15 @@ class Ensemble(nn.Module):
         return self._mean(sensor, x, said), z
 
     def _mean(self, sensor: str, x: Tensor, said: list[Tensor]) -> Tensor:
-        if self.outputs == 1:
-            mean = torch.stack(said).mean(0)
-            return (mean + self.forests[sensor](x)) / 2 if sensor in self.forests else mean
-        mean = torch.stack([s.softmax(1) for s in said]).mean(0)
+        classes = self.outputs > 1
+        means = [torch.stack([s.softmax(1) if classes else s for s in said]).mean(0)]
         if sensor in self.forests:
-            mean = (mean + self.forests[sensor](x)) / 2
-        return mean.clamp_min(_LEAST).log()
+            means.append(self.forests[sensor](x))
+        if sensor in self.boosted:
+            out = self.boosted[sensor](x)
+            means.append(out.softmax(1) if classes else out)
+        mean = torch.stack(means).mean(0)
+        return mean.clamp_min(_LEAST).log() if classes else mean
 
     def embed(self, sensor: str, x: Tensor) -> Tensor:
         """(N, T, C) -> (N, D): features of the first member."""

@@ -43,7 +43,8 @@ class Forest(nn.Module):
         self.register_buffer("value", torch.zeros(trees, nodes, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, K): class probabilities, or (N, 1) standardised values."""
+        """(N, T, C) -> (N, K): class probabilities (boosted trees: logits), or (N, 1) standardised
+        values."""
         x = x.flatten(1)
         trees, nodes = self.feature.shape
         root = torch.arange(trees, device=x.device) * nodes  # of each tree in the flattened buffers

@@ -124,8 +124,8 @@ def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
             methods with a contrastive loss), the OPTIONS of the encoder and of the method, and
             ``encoders`` {key: name, or {"name": name, its OPTIONS}} for sensors with another
             encoder than the rest.
-            ``members`` (their number) and ``forests`` {key: (trees, nodes, depth)} make an
-            ensemble, which predicts but is not trained as one.
+            ``members`` (their number), ``forests`` and ``boosted`` {key: (trees, nodes, depth)}
+            make an ensemble, which predicts but is not trained as one.
             A series of small images (N, T, C, H, W) is given to the encoder as its spatial mean
             where its sensor has C channels, and pixel by pixel where it has C * H * W.
 
@@ -138,13 +138,15 @@ def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
             method cannot be built for these sensors.
         WeightsAbsent: (a ValueError) the method needs weights that are not here.
     """
-    single = {k: v for k, v in options.items() if k not in ("members", "forests")}
+    single = {k: v for k, v in options.items() if k not in ("members", "forests", "boosted")}
     if len(single) == len(options):
         return _one(method, encoder, options)
-    forests = {s: Forest(int(trees), int(nodes), int(depth), int(options["outputs"]))
-               for s, (trees, nodes, depth) in options.get("forests", {}).items()}
+    forests, boosted = (
+        {s: Forest(int(trees), int(nodes), int(depth), int(options["outputs"]))
+         for s, (trees, nodes, depth) in options.get(kind, {}).items()}
+        for kind in ("forests", "boosted"))
     members = [_one(method, encoder, single) for _ in range(int(options.get("members", 1)))]
-    return Ensemble(members, forests, int(options["outputs"]))
+    return Ensemble(members, forests, boosted, int(options["outputs"]))
 
 
 def _one(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 import models
 from pipeline.data.points import read_samples
 from pipeline.learn.cell import Split, run_cell
-from pipeline.learn.forests import as_module, columns, fit_trees, flat, teacher
+from pipeline.learn.forests import as_module, boosted_module, columns, fit_trees, flat, teacher
 from pipeline.learn.members import train_row
 from pipeline.learn.recipe import parse_row
 from pipeline.learn.table import stack, tensors
@@ -37,6 +37,24 @@ def test_a_forest_of_tensors_predicts_what_scikit_learn_does(table):
         else:
             np.testing.assert_allclose(got[:, 0] * data.std + data.mean, model.predict(x),
                                        rtol=1e-4)
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 3])
+def test_boosted_trees_of_tensors_predict_what_scikit_learn_does(table, kinds):
+    data = tensors(table, table.primary)
+    rng, x = np.random.default_rng(0), flat(data.inputs["s1"], data.cards["s1"])
+    kind, y = table.task, table.target
+    if kind is CROPLAND and kinds > 1:  # of four classes, one of them never seen
+        kind = replace(kind, classes=kind.classes * 2)
+        y = rng.integers(0, kinds, len(y)) + (kinds == 2) * 2
+    model = fit_trees("gradient-boosting", kind, x, y, 0)
+    got = boosted_module(model, kind, data, "s1")(data.inputs["s1"])
+    if kind.kind == "regression":
+        np.testing.assert_allclose(got[:, 0] * data.std + data.mean, model.predict(x), rtol=1e-4)
+    else:
+        p = got.softmax(1).numpy()
+        np.testing.assert_allclose(p[:, model.classes_.astype(int)], model.predict_proba(x),
+                                   atol=1e-5)
 
 
 def test_a_tree_worked_by_hand():
@@ -75,10 +93,14 @@ def test_a_forest_weighs_as_much_as_all_networks_together():
 
     forest = models.Forest(1, 1, 0, 1)
     forest.value[:] = 10.0
-    both = models.Ensemble([Says(1.0), Says(3.0)], {"s1": forest}, 1)
+    both = models.Ensemble([Says(1.0), Says(3.0)], {"s1": forest}, {}, 1)
     x = torch.zeros(2, 4, 3)
     assert both.predict("s1", x)[:, 0].tolist() == [6.0, 6.0]  # ((1 + 3) / 2 + 10) / 2
     assert both.predict("l8", x)[:, 0].tolist() == [2.0, 2.0]
+    boosted = models.Forest(1, 1, 0, 1)
+    boosted.value[:] = 1.0
+    three = models.Ensemble([Says(1.0), Says(3.0)], {"s1": forest}, {"s1": boosted}, 1)
+    assert three.predict("s1", x)[0, 0].item() == pytest.approx(13 / 3)  # (2 + 10 + 1) / 3
 
 
 def test_classes_are_averaged_as_probabilities():
@@ -94,7 +116,7 @@ def test_classes_are_averaged_as_probabilities():
         def predict(self, sensor, x):
             return self.predict_and_embed(sensor, x)[0]
 
-    out = models.Ensemble([Says(0.9), Says(0.5)], {}, 2).predict("s1", torch.zeros(1, 4, 3))
+    out = models.Ensemble([Says(0.9), Says(0.5)], {}, {}, 2).predict("s1", torch.zeros(1, 4, 3))
     np.testing.assert_allclose(out.exp().numpy(), [[0.7, 0.3]], rtol=1e-6)
 
 
@@ -107,7 +129,8 @@ def small(text):
     return replace(row, recipe=replace(row.recipe, network=SMALL, settings=settings))
 
 
-@pytest.mark.parametrize("switches", ["", "+season+valid", "+cv5+forest", "+distil", "+teach+ema",
+@pytest.mark.parametrize("switches", ["", "+season+valid", "+cv5+forest+boost", "+distil",
+                                      "+teach+ema",
                                       "+location+blur+gaps+jitter+hide+cycle+bf16"])
 def test_every_switch_trains_and_predicts(table, switches):
     test = table.groups == table.groups[0]
@@ -123,7 +146,7 @@ def test_every_switch_trains_and_predicts(table, switches):
 
 
 def test_an_ensemble_is_rebuilt_from_its_options(table):
-    trained = train_row(table, small("mdico+cv5+forest"), table.primary, "site", 0)
+    trained = train_row(table, small("mdico+cv5+forest+boost"), table.primary, "site", 0)
     again = models.build("mdico", "tempcnn", trained.options)
     again.load_state_dict(trained.module.state_dict())
     x = trained.data.inputs["s1"]

@@ -111,7 +111,8 @@ def why_not(row: Row, table: Table, data: Tensors) -> str:
         return "the benchmark has no samples without a label"
     if row.method in TREES:
         return ""
-    own = row.recipe.forest or row.recipe.teach or row.recipe.distil
+    own = (row.recipe.forest or row.recipe.boost or row.recipe.teach
+           or row.recipe.distil)
     if own and table.task.kind == "multilabel":
         return "not for labels that do not exclude each other"
     if table.task.kind == "regression" and not regression(row.method):

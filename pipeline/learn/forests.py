@@ -22,6 +22,7 @@ from pipeline.spec.card import SensorCard
 from pipeline.spec.tasks import Task
 
 _COUNT = 300
+_NEVER = -30.0  # logit of a class that was not learnt
 
 
 def columns(x: Tensor, card: SensorCard) -> np.ndarray:
@@ -126,23 +127,67 @@ def as_module(model: Any, task: Task, data: Tensors, sensor: str) -> Forest:
                     max(t.max_depth for t in trees), outputs)
     place = columns(data.inputs[sensor], data.cards[sensor])
     for k, tree in enumerate(trees):
-        inner = tree.children_left >= 0
-        stay = np.arange(tree.node_count)
         value = tree.value[:, 0]  # (nodes, classes seen) or (nodes, 1)
         if task.kind == "classification":
             value = _by_class(model, value / value.sum(1, keepdims=True), outputs)
         else:
             value = (value - data.mean) / data.std
-        for name, content in (
-            ("feature", np.where(inner, place[np.where(inner, tree.feature, 0)], 0)),
-            ("left", np.where(inner, tree.children_left, stay)),
-            ("right", np.where(inner, tree.children_right, stay)),
-            ("threshold", _below(tree.threshold)),
-            ("value", value),
-        ):
-            buffer = getattr(module, name)
-            buffer[k, : tree.node_count] = torch.from_numpy(content).to(buffer.dtype)
+        _plant(module, k, place, tree.feature, tree.threshold, tree.children_left,
+               tree.children_right, value)
     return module
+
+
+def boosted_module(model: Any, task: Task, data: Tensors, sensor: str) -> Forest:
+    """Boosted trees of scikit-learn as tensors: their sum, as the mean of a ``Forest``.
+
+    Args:
+        model: gradient boosting, fitted on ``flat`` input.
+        task, data, sensor: as for ``as_module``.
+
+    Returns:
+        Gives logits, or standardised values.
+    """
+    # scikit-learn keeps the trees of its histogram boosting to itself; a test holds this against
+    # its predictions
+    rounds, start = model._predictors, np.ravel(model._baseline_prediction)
+    trees = [(column, p.nodes) for row in rounds for column, p in enumerate(row)]
+    outputs = len(task.classes) or 1
+    module = Forest(len(trees), max(len(n) for _, n in trees),
+                    max(int(n["depth"].max()) for _, n in trees), outputs)
+    place = columns(data.inputs[sensor], data.cards[sensor])
+    if task.kind == "classification":
+        seen = model.classes_.astype(int)
+        offset = np.full(outputs, _NEVER)  # of a class that the training rows lack
+        offset[seen] = start if len(seen) > 2 else (0, start[0])
+        into = seen if len(seen) > 2 else seen[1:]  # of two classes one logit is kept
+    else:
+        offset, into = (start - data.mean) / data.std, np.zeros(1, int)
+    for k, (column, nodes) in enumerate(trees):
+        value = np.tile(offset, (len(nodes), 1))
+        scale = 1 if task.kind == "classification" else data.std
+        value[:, into[column]] += len(trees) * nodes["value"] / scale
+        leaf = nodes["is_leaf"].astype(bool)
+        _plant(module, k, place, nodes["feature_idx"], nodes["num_threshold"],
+               np.where(leaf, -1, nodes["left"].astype(int)),
+               np.where(leaf, -1, nodes["right"].astype(int)), value)
+    return module
+
+
+def _plant(
+    module: Forest, k: int, place: np.ndarray, feature: np.ndarray, threshold: np.ndarray,
+    left: np.ndarray, right: np.ndarray, value: np.ndarray,
+) -> None:
+    """Write tree ``k``; a node without children (-1) is a leaf, which leads to itself."""
+    inner, stay = left >= 0, np.arange(len(left))
+    for name, content in (
+        ("feature", np.where(inner, place[np.where(inner, feature, 0)], 0)),
+        ("left", np.where(inner, left, stay)),
+        ("right", np.where(inner, right, stay)),
+        ("threshold", _below(threshold)),
+        ("value", value),
+    ):
+        buffer = getattr(module, name)
+        buffer[k, : len(left)] = torch.from_numpy(content).to(buffer.dtype)
 
 
 def _below(threshold: np.ndarray) -> np.ndarray:

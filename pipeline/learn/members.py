@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import models
 from pipeline.learn.augment import augmentations
 from pipeline.learn.fit import Fitted, Settings, fit, outputs_of, pick_rows, predict
-from pipeline.learn.forests import as_module, fit_trees, flat, teacher
+from pipeline.learn.forests import as_module, boosted_module, fit_trees, flat, teacher
 from pipeline.learn.metrics import fit_temperature
 from pipeline.learn.recipe import Row
 from pipeline.learn.splits import folds
@@ -124,11 +124,14 @@ def train_row(
         fitted, held = [train_one(0, mixed, soft, held[0], recipe.settings)], held[:1]
     options = network_options(table, data, row)
     module = fitted[0].module
-    forests = _forests(table, data, row, train, seed) if recipe.forest else {}
-    if len(fitted) > 1 or forests:
-        module = models.Ensemble([f.module for f in fitted], forests, int(options["outputs"]))
-        options |= {"members": len(fitted), "forests": {
-            s: [*map(int, f.feature.shape), f.depth] for s, f in forests.items()}}
+    forests = _forests(table, data, row, train, seed, "extra-trees") if recipe.forest else {}
+    boosted = _forests(table, data, row, train, seed, "gradient-boosting") if recipe.boost else {}
+    if len(fitted) > 1 or forests or boosted:
+        module = models.Ensemble([f.module for f in fitted], forests, boosted,
+                                 int(options["outputs"]))
+        options |= {"members": len(fitted)} | {
+            kind: {s: [*map(int, f.feature.shape), f.depth] for s, f in found.items()}
+            for kind, found in (("forests", forests), ("boosted", boosted)) if found}
     return Trained(table, data, tuple(fitted), tuple(held), module.to(device).eval(), options)
 
 
@@ -229,9 +232,9 @@ def _said(trained: Trained) -> np.ndarray:
     return total / np.maximum(count, 1)[:, None]
 
 
-def _forests(table: Table, data: Tensors, row: Row, train: np.ndarray,
-             seed: int) -> dict[str, models.Forest]:
-    """Extra-trees a sensor, on rows augmented as the networks' are."""
+def _forests(table: Table, data: Tensors, row: Row, train: np.ndarray, seed: int,
+             kind: str) -> dict[str, models.Forest]:
+    """Trees a sensor, on rows augmented as the networks' are."""
     settings = row.recipe.settings
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
                             hide=settings.hide, blur=settings.blur)
@@ -244,8 +247,9 @@ def _forests(table: Table, data: Tensors, row: Row, train: np.ndarray,
         x, seen = data.inputs[sensor][rows], data.seen[sensor][rows]
         many = [x, *(augment[sensor](x, seen, generator) for _ in range(copies))]
         card = data.cards[sensor]
-        model = fit_trees("extra-trees", table.task, np.concatenate([flat(m, card) for m in many]),
+        model = fit_trees(kind, table.task, np.concatenate([flat(m, card) for m in many]),
                           np.tile(table.target[rows], len(many)), seed,
                           count=100, leaf=2 * len(many))
-        found[sensor] = as_module(model, table.task, data, sensor)
+        build = boosted_module if kind == "gradient-boosting" else as_module
+        found[sensor] = build(model, table.task, data, sensor)
     return found

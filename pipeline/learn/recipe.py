@@ -31,6 +31,7 @@ class Recipe:
         location: whether longitude and latitude are place features, too.
         members: networks that are averaged, each stopped on another inner fold.
         forest: average with extra-trees on the same inputs.
+        boost: average with gradient boosting on the same inputs.
         teach: share of the target that comes from extra-trees on all sensors together (their
             out-of-bag predictions): what one sensor cannot see, others have seen.
         distil: share of the target that comes from the averaged members; one network remains.
@@ -45,6 +46,7 @@ class Recipe:
     location: bool = False
     members: int = 1
     forest: bool = False
+    boost: bool = False
     teach: float = 0.0
     distil: float = 0.0
     weighted: bool = True
@@ -89,6 +91,7 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "cv5": ("five networks averaged, each stopped on another fifth",
             lambda r: replace(r, members=5)),
     "forest": ("averaged with extra-trees", lambda r: replace(r, forest=True)),
+    "boost": ("averaged with gradient boosting", lambda r: replace(r, boost=True)),
     "flat": ("classes weigh as often as they occur", lambda r: replace(r, weighted=False)),
     "teach": ("half of the target from extra-trees on all sensors",
               lambda r: replace(r, teach=0.5)),
