@@ -40,9 +40,10 @@ class Ensemble(nn.Module):
         """``predict``, and the features of the first member, in one pass."""
         first, z = self.members[0].predict_and_embed(sensor, x)  # type: ignore[operator]
         said = [first, *(m.predict(sensor, x) for m in self.members[1:])]  # type: ignore[operator]
-        return self._mean(sensor, x, said), z
+        return self.mean_of(sensor, x, said), z
 
-    def _mean(self, sensor: str, x: Tensor, said: list[Tensor]) -> Tensor:
+    def mean_of(self, sensor: str, x: Tensor, said: Sequence[Tensor]) -> Tensor:
+        """(N, K) from (N, T, C) input and what each member says of it."""
         classes = self.outputs > 1
         means = [torch.stack([s.softmax(1) if classes else s for s in said]).mean(0)]
         if sensor in self.forests:

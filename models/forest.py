@@ -47,11 +47,17 @@ class Forest(nn.Module):
         values."""
         x = x.flatten(1)
         trees, nodes = self.feature.shape
-        root = torch.arange(trees, device=x.device) * nodes  # of each tree in the flattened buffers
-        feature, threshold = self.feature.flatten(), self.threshold.flatten()
-        left, right = self.left.flatten(), self.right.flatten()
-        at = root.expand(len(x), trees)
+        root = torch.arange(trees, device=x.device)[:, None] * nodes  # of the trees, end to end
+        # both children side by side, so that one look-up finds the next node; 32-bit numbers and
+        # index_select, because the look-ups are what takes the time
+        child = torch.stack([self.right + root, self.left + root], -1).flatten().int()
+        feature, threshold = self.feature.flatten().int(), self.threshold.flatten()
+        row = torch.arange(len(x), dtype=torch.int32, device=x.device) * x.shape[1]
+        row, flat = row.repeat_interleave(trees), x.flatten()
+        at = root.flatten().int().repeat(len(x))
         for _ in range(self.depth):
-            goes_left = x.gather(1, feature[at].long()) <= threshold[at]
-            at = root + torch.where(goes_left, left[at], right[at])
-        return self.value.flatten(0, 1)[at].mean(1)  # (N, trees, K) -> (N, K)
+            value = flat.index_select(0, row + feature.index_select(0, at))
+            goes_left = value <= threshold.index_select(0, at)
+            at = child.index_select(0, 2 * at + goes_left)
+        leaves = self.value.flatten(0, 1).index_select(0, at)
+        return leaves.view(len(x), trees, -1).mean(1)  # (N, trees, K) -> (N, K)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from pipeline.spec.errors import BadRequest, PipelineError
+from pipeline.spec.errors import BadRequest, DataTrouble, PipelineError
 
 _BOUNDS = re.compile(r"^-[\d.]+,")
+# what torch and threads raise, RuntimeErrors like any other, where Python raises MemoryError
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|can't start new thread")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+CLOSED = 141  # 128 + SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,16 +57,50 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return command(args)
+        code = command(args)
+        sys.stdout.flush()
+        return code
     except PipelineError as error:
-        if "--json" in args:
-            emit({"error": str(error), "exit_code": error.exit_code})
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _refused(error, args)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+            raise
+        return _refused(_memory_trouble(), args)
+    except BrokenPipeError:
+        if not _unheard():
+            raise  # another pipe
+        return CLOSED
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; type the command again (pipeline.map: with "
               "--resume)", file=sys.stderr)
         return INTERRUPTED
+
+
+def _refused(error: PipelineError, args: Sequence[str]) -> int:
+    """Say what went wrong; returns the exit code."""
+    if "--json" in args:
+        emit({"error": str(error), "exit_code": error.exit_code})
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _memory_trouble() -> DataTrouble:
+    return DataTrouble(
+        "the memory of this machine, or the part that this process may use, is full",
+        then="what was finished is kept: make room and type the command again (pipeline.map: with "
+        "--resume), or start over with a smaller --tile-size",
+    )
+
+
+def _unheard() -> bool:
+    """Whether who read the results has seen enough (``| head``); then nothing more is said, nor
+    when Python flushes at its exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def emit(value: Any) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pipeline import cli
 from pipeline.data.benchmarks import BENCHMARKS, load_benchmark
 from pipeline.data.files import writable_folder
+from pipeline.infer.predict import pick_device
 from pipeline.learn.campaign import Campaign, run
 from pipeline.learn.contenders import GROUPS, ablations, choose_rows, rivals, with_weights
 from pipeline.learn.protocols import FOLDS, PROTOCOLS, make_plan, with_unlabelled
@@ -24,7 +25,7 @@ from pipeline.learn.recipe import SWITCHES, TREES
 from pipeline.learn.report.results import scores_json, write_results
 from pipeline.learn.table import stack
 from pipeline.spec.errors import BadRequest
-from pipeline.spec.request import sensor_order
+from pipeline.spec.request import DEVICES, sensor_order
 
 # the label points that lie beside a checkout of the project, where somebody put them there
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "points"
@@ -63,6 +64,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                         "OUT/cells)")
     p.add_argument("--jobs", type=int, default=1, metavar="N",
                    help="processes, one thread each (default 1)")
+    p.add_argument("--device", default="cpu", metavar="|".join(DEVICES),
+                   help="where networks are trained (default cpu, as for the published tables)")
     p.add_argument("--no-figures", action="store_true", help="tables only")
     p.add_argument("--list", action="store_true",
                    help="benchmarks (and where their data is obtained), methods, switches")
@@ -78,7 +81,7 @@ def command(argv: Sequence[str]) -> int:
     common = tuple(part for part in args.common.split(",") if part)
     shares, rows = _check(args), choose_rows(args.methods, args.encoders, common)
     rows = with_weights(rows, Path(args.weights).resolve()) if args.weights else rows
-    against = _against(args)
+    against, device = _against(args), pick_device(args.device).type
     out = writable_folder(Path(args.out))
     cells = writable_folder(Path(args.cells)) if args.cells else out / "cells"
     benchmark = load_benchmark(args.benchmark, _data(args), sensor_order(args.sensors) or None)
@@ -93,7 +96,7 @@ def command(argv: Sequence[str]) -> int:
     if common:
         plan = replace(plan, text=f"{plan.text}; every row: "
                                   f"{'; '.join(SWITCHES[c][0] for c in common)}")
-    campaign = Campaign(args.benchmark, table, plan, rows, shares, cells)
+    campaign = Campaign(args.benchmark, table, plan, rows, shares, cells, device)
     # one thread a process; those that are started now take it over, whatever library they use
     torch.set_num_threads(1)
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

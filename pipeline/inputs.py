@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shapely.geometry.base import BaseGeometry
@@ -15,14 +15,15 @@ from pipeline.spec.card import CheckpointCard
 from pipeline.spec.context import PLACE, layers_needed
 from pipeline.spec.errors import BadRequest, NothingFound
 from pipeline.spec.request import MapRequest, sensor_order
-from pipeline.spec.sensors import SENSORS
+from pipeline.spec.sensors import SENSORS, sensor
 
 
 def wanted_sensors(request: MapRequest, card: CheckpointCard) -> tuple[str, ...]:
     """Sensors to search for: those asked for must be on the card, ``auto`` takes all of it.
 
     Raises:
-        BadRequest: the checkpoint is for another task, or lacks a sensor.
+        BadRequest: the checkpoint is for another task, lacks a sensor, or has features that no
+            image of its sensors gives.
     """
     if card.task != request.task.key or card.steps != request.task.steps:
         raise BadRequest("the checkpoint is for another task", got=card.task,
@@ -32,7 +33,13 @@ def wanted_sensors(request: MapRequest, card: CheckpointCard) -> tuple[str, ...]
         raise BadRequest(f"the checkpoint {card.name} has no such sensor", got=lacking[0],
                          allowed=", ".join(card.sensors),
                          then=f"try --sensor {next(iter(card.sensors))}")
-    return asked or tuple(card.sensors)
+    for key in (wanted := asked or tuple(card.sensors)):
+        try:
+            bands_needed(card.sensors[key].features, sensor(key).band_names)
+        except KeyError as error:
+            raise BadRequest(f"the checkpoint {card.name} wants features that no {key} image has",
+                             got=str(error.args[0]), then="choose another --checkpoint") from None
+    return wanted
 
 
 def find_images(
@@ -60,7 +67,7 @@ def find_images(
             items = (_thawed(frozen, key)
                      or search(request.catalog, key, area, request.timeline))
             bands = bands_needed(card.sensors[key].features, SENSORS[key].band_names)
-            items = items.usable(bands)
+            items = of_one_radiometry(items.usable(bands), card.sensors[key].accepts)
             _check_usable(card, items, request.adapt)
             found[key] = items
         except (BadRequest, NothingFound) as error:
@@ -110,6 +117,27 @@ def foreign(card: CheckpointCard, found: Mapping[str, ItemSet]) -> dict[str, str
     given = {key: sorted({s.radiometry for s in items.sources}) for key, items in found.items()}
     return {key: ", ".join(names) for key, names in given.items()
             if not set(names) <= set(card.sensors[key].accepts)}
+
+
+def of_one_radiometry(items: ItemSet, accepts: Sequence[str]) -> ItemSet:
+    """The images of one of the radiometries that a checkpoint accepts, the first that is there.
+
+    A series of two archives steps where one ends, and what looks like a season may be that step.
+    The others are left out with this reason; where none is accepted, all are kept.
+
+    Args:
+        items: of a sensor.
+        accepts: of the card.
+    """
+    given = {source.radiometry for source in items.sources}
+    kind = next((name for name in accepts if name in given), None)
+    if kind is None or len(given) == 1:
+        return items
+    pairs = list(zip(items.items, items.sources, strict=True))
+    others = tuple((item.id, f"{source.radiometry}: not mixed with {kind}")
+                   for item, source in pairs if source.radiometry != kind)
+    kept = tuple(item for item, source in pairs if source.radiometry == kind)
+    return ItemSet(items.sensor, items.catalog, kept, items.skipped + others)
 
 
 def _check_usable(card: CheckpointCard, items: ItemSet, adapt: bool) -> None:

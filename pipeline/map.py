@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 from pipeline import cli
 from pipeline.prep.adapt import Shift
-from pipeline.spec.errors import PartialMap
+from pipeline.spec.errors import BadRequest, PartialMap
 from pipeline.spec.layers import quality_layer
 from pipeline.spec.manifest import RunManifest
 from pipeline.spec.quality import NOT_COMPUTED
-from pipeline.spec.request import DEVICES
+from pipeline.spec.request import DEVICES, SPEEDS
 from pipeline.spec.tasks import TASKS
 
 if TYPE_CHECKING:
     from pipeline.mapping import MapPlan
+
+MOST_WORKERS = 256
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -40,11 +42,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--out", metavar="DIR", help="default: maps/AOI-TASK-SENSOR-MONTH")
     p.add_argument("--tile-size", type=int, default=512, metavar="N",
                    help="pixels; changes memory, never a pixel (default 512)")
+    p.add_argument("--workers", type=int, metavar="N", help="tiles predicted at once, each on one "
+                   "thread; changes memory, never a pixel (default: one a core, one on a GPU)")
+    p.add_argument("--scheduler", default="none", metavar="tcp://HOST:PORT|local|none",
+                   help="a Dask cluster whose workers make the tiles (default none)")
     p.add_argument("--device", default="auto", metavar="|".join(DEVICES))
+    p.add_argument("--speed", default="default", metavar="|".join(SPEEDS), help="exact = float32; "
+                   "default = bfloat16 where the device has it; fast = the checkpoint's student")
     p.add_argument("--dry-run", action="store_true",
                    help="print the plan and write it as GeoJSON, read no pixel")
+    p.add_argument("--price", type=float, metavar="P",
+                   help="of an hour of this machine: --dry-run states what the map will cost")
     p.add_argument("--adapt", action="store_true", help="shift the levels of images whose "
                    "radiometry the checkpoint does not accept, within bounds")
+    p.add_argument("--profile", action="store_true",
+                   help="print what each stage took, and write it into the manifest")
     p.add_argument("--resume", action="store_true", help="go on with the run that is in --out")
     return p.parse_args(argv)
 
@@ -52,23 +64,28 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def command(argv: Sequence[str]) -> int:
     """Carry out one command line; returns its exit code."""
     args = parse(argv)
+    _check(args)
     # torch takes seconds to load: not for --help, and Ctrl-C meanwhile leaves in one line
+    from pipeline.infer.profile import Profile, table
+    from pipeline.making import expected
     from pipeline.mapping import make_map, make_request, plan_map, write_plan
 
     request = make_request(
         args.aoi, args.sensor, task=args.task, period=args.period, catalog=args.catalog,
         checkpoint=args.checkpoint, out=args.out, tile_px=args.tile_size, device=args.device,
-        adapt=args.adapt,
+        adapt=args.adapt, speed=args.speed,
     )
     if args.dry_run:
         plan = plan_map(request)
-        path = write_plan(plan)
+        path, takes = write_plan(plan, args.price), expected(plan, args.price)
         if args.json:
-            cli.emit(plan.to_json() | {"plan": str(path)})
+            cli.emit(plan.to_json() | {"plan": str(path), "estimate": takes.to_json()})
         else:
-            print(f"{plan_table(plan)}\nplan {path}")
+            print(f"{plan_table(plan)}\nestimate {takes}\nplan {path}")
         return 0
-    manifest = make_map(request, resume=args.resume, progress=not args.quiet)
+    manifest = make_map(request, resume=args.resume, progress=not args.quiet,
+                        workers=args.workers, profile=Profile() if args.profile else None,
+                        scheduler=args.scheduler)
     report = manifest.to_json()
     report["out"] = str(request.out)
     error = partial(manifest)
@@ -76,7 +93,26 @@ def command(argv: Sequence[str]) -> int:
         report |= {"error": str(error), "exit_code": error.exit_code}
         print(f"error: {error}", file=sys.stderr)
     cli.emit(report) if args.json else print(summary(manifest, request.out))
+    if args.profile and not args.json:
+        print(table(manifest.profile))
     return error.exit_code if error else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what is out of range before anything is done.
+
+    Raises:
+        BadRequest: it is.
+    """
+    if args.workers is not None and not 1 <= args.workers <= MOST_WORKERS:
+        raise BadRequest("the number of workers is out of range", got=args.workers,
+                         allowed=f"1 to {MOST_WORKERS}", then="leave --workers out")
+    if args.price is not None and not 0 <= args.price < float("inf"):
+        raise BadRequest("the price is out of range", got=args.price,
+                         allowed="0 or more", then="try --price 0.5")
+    if args.scheduler not in ("local", "none") and "://" not in args.scheduler:
+        raise BadRequest("unknown scheduler", got=args.scheduler,
+                         allowed="tcp://HOST:PORT, local, none", then="try --scheduler local")
 
 
 def partial(manifest: RunManifest) -> PartialMap | None:

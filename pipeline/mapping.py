@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shapely
-from tqdm.auto import tqdm
 
 from pipeline.data.aoi import read_aoi
 from pipeline.data.checkpoints import load_checkpoint
-from pipeline.data.files import atomic_write_json, writable_folder
+from pipeline.data.files import (
+    atomic_write_json,
+    atomic_write_text,
+    remove_leftovers,
+    writable_folder,
+)
 from pipeline.data.hrefs import scrubbed
 from pipeline.data.items import ItemSet, freeze
-from pipeline.infer.levels import level_shift
-from pipeline.infer.orbits import orbits_of
 from pipeline.infer.plan import PlanRow, plan
 from pipeline.infer.predict import Predictor
-from pipeline.infer.run import Reader, run_tiles
-from pipeline.infer.store import RunStore, locked
+from pipeline.infer.profile import Profile, bytes_read
+from pipeline.infer.store import STAMP, RunStore, locked
 from pipeline.inputs import find_images, find_layers, foreign, wanted_sensors
-from pipeline.prep.adapt import Shift
+from pipeline.making import NO_SCHEDULER, Way, expected, learn_rates, level_shifts, make_tiles
+from pipeline.provenance import card_stamp, identity, items_stamp, software, with_orbits
 from pipeline.publish.plan_file import PLAN, choice_json, plan_geojson
-from pipeline.publish.sheets import publish
+from pipeline.publish.sheets import MANIFEST, publish
 from pipeline.spec.card import CheckpointCard
 from pipeline.spec.context import LAYERS
-from pipeline.spec.errors import BadRequest, DataTrouble
+from pipeline.spec.errors import BadRequest
 from pipeline.spec.grid import Sheet, sheets
 from pipeline.spec.layers import layers_of
-from pipeline.spec.manifest import RunManifest, TileRecord
-from pipeline.spec.request import MapRequest, last_season, sensor_order
+from pipeline.spec.manifest import RunManifest
+from pipeline.spec.request import MapRequest, Speed, last_season, sensor_order
 from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import task as task_of
 from pipeline.spec.timeline import parse_period
@@ -110,7 +109,7 @@ def make_request(
     out: str | None = None,
     tile_px: int = 512,
     device: str = "auto",
-    adapt: bool = False,
+    adapt: bool = False, speed: Speed = "default",
 ) -> MapRequest:
     """The validated request: flags win over the AOI file's own properties, these over defaults.
 
@@ -131,23 +130,27 @@ def make_request(
         aoi=aoi, sensor=sensor, task=kind, timeline=timeline,
         catalog=catalog or own.get("catalog") or DEFAULT_CATALOG,
         checkpoint=checkpoint or (own.get("checkpoint") if same_task else None) or kind.key,
-        out=Path(folder), tile_px=tile_px, device=device, adapt=adapt,
+        out=Path(folder), tile_px=tile_px, device=device, adapt=adapt, speed=speed,
     )
 
 
-def plan_map(request: MapRequest, frozen: Path | None = None) -> MapPlan:
+def plan_map(
+    request: MapRequest, frozen: Path | None = None, profile: Profile | None = None
+) -> MapPlan:
     """Search, check radiometry and rank the sensors of each tile.
 
     Args:
         request: what was asked for.
         frozen: folder of frozen items: read from there where present, else written there.
+        profile: counts the seconds.
 
     Raises:
         BadRequest: the checkpoint does not fit the request, or no sensor's radiometry fits it.
         DataTrouble: the catalogue cannot be read, or has nothing for the request.
     """
+    profile = profile or Profile()
     area = read_aoi(request.aoi).geometry
-    card, arrays = load_checkpoint(request.checkpoint)
+    card, arrays = load_checkpoint(request.checkpoint, student=request.speed == "fast")
     wanted = wanted_sensors(request, card)
     # a sliver over a zone's border may hold no pixel centre: no sheet of nothing
     parts = [s for s in sheets(area, request.task.pixel_m)
@@ -155,27 +158,37 @@ def plan_map(request: MapRequest, frozen: Path | None = None) -> MapPlan:
     if not parts:
         raise BadRequest(f"the area is smaller than a pixel of {request.task.pixel_m} m",
                          got=request.aoi, then="draw a larger area")
-    found, refused = find_images(request, area, card, wanted, frozen)
-    layers, unknown = find_layers(request, area, card, found, frozen)
-    rows = plan(parts, request.tile_px, found, card, request.timeline,
-                sensor_order(request.sensor), request.mode)
+    with profile.timed("search"):
+        found, refused = find_images(request, area, card, wanted, frozen)
+        layers, unknown = find_layers(request, area, card, found, frozen)
+    with profile.timed("plan"):
+        rows = plan(parts, request.tile_px, found, card, request.timeline,
+                    sensor_order(request.sensor), request.mode)
     return MapPlan(request, card, arrays, tuple(parts), found, refused, layers, unknown,
                    tuple(rows), foreign(card, found))
 
 
-def write_plan(made: MapPlan) -> Path:
+def write_plan(made: MapPlan, price: float | None = None) -> Path:
     """Write the plan as GeoJSON into the folder of the results; returns its path.
+
+    Args:
+        made: the plan.
+        price: of an hour of this machine.
 
     Raises:
         BadRequest: it cannot be written to.
     """
     path = made.request.out / PLAN
-    atomic_write_json(path, plan_geojson(made.rows, made.request.timeline, made.card.metric))
+    body = plan_geojson(made.rows, made.request.timeline, made.card.metric)
+    atomic_write_json(path, {**body, "estimate": expected(made, price).to_json()})
     return path
 
 
 def make_map(
-    request: MapRequest, *, resume: bool = False, progress: bool = True
+    request: MapRequest, *, resume: bool = False, progress: bool = True,
+    carry: Callable[[MapPlan, RunStore], None] | None = None, made: MapPlan | None = None,
+    notes: Mapping[str, str] | None = None, workers: int | None = None,
+    profile: Profile | None = None, scheduler: str = NO_SCHEDULER,
 ) -> RunManifest:
     """Make the map of a request, down to verified files.
 
@@ -183,6 +196,13 @@ def make_map(
         request: what was asked for.
         resume: keep the tiles that an earlier run of the same request finished.
         progress: show a progress bar.
+        carry: called once before the first tile: may put finished tiles into the store.
+        made: the plan of the request, where it is known already.
+        notes: said of the map in tags, item and manifest, by name.
+        workers: tiles that are predicted at once; None = one a core, or one GPU.
+        profile: counts what each stage took; it ends up in the manifest, too.
+        scheduler: address of a Dask scheduler whose workers make the tiles; ``local``: of one
+            started for this run; ``none``: the tiles are made here.
 
     Returns:
         The manifest, as written; failed tiles are in it.
@@ -190,120 +210,44 @@ def make_map(
     Raises:
         BadRequest, DataTrouble: nothing was published; what was there before is untouched.
     """
-    started = _now()
+    started, spent, way = _now(), profile or Profile(), Way(progress, workers, scheduler)
     state = writable_folder(request.out / STATE)
     with locked(state):
-        made = plan_map(request, state / "items" if resume else None)
-        predictor = Predictor(request.task, made.card, made.arrays, request.device)
-        store = RunStore.open(state, _identity(made), made.sheets, layers_of(request.task),
+        for folder in (request.out, state, state / "items"):  # of a run that was killed
+            remove_leftovers(folder)
+        resume = resume and (state / STAMP).exists()  # without it what is there is of no run
+        made = made or plan_map(request, state / "items" if resume else None, spent)
+        predictor = Predictor(request.task, made.card, made.arrays, request.device, request.speed)
+        store = RunStore.open(state, identity(made), made.sheets, layers_of(request.task),
                               request.tile_px, resume)
-        for layer in LAYERS:  # of an earlier run
-            (state / "items" / f"{layer}.json").unlink(missing_ok=True)
+        for key in {*SENSORS, *LAYERS} - set(made.inputs):  # of an earlier run
+            (state / "items" / f"{key}.json").unlink(missing_ok=True)
         for key, items in made.inputs.items():
             freeze(state / "items" / f"{key}.json", items)
-        shifts = _shifts(made, state / ADAPTED, resume)
-        records = _run(made, predictor, store, shifts, progress)
-        _check_records(records)
+        shifts = level_shifts(made, state / ADAPTED, resume)
+        if carry:
+            carry(made, store)
+        fresh, begun, size = not store.done(), time.perf_counter(), bytes_read()
+        records = make_tiles(made, predictor, store, shifts, way, spent)
         manifest = RunManifest(
-            request=scrubbed(request.to_json()), card=_card_stamp(made.card),
-            items=_items_stamp(made),
-            refused=dict(made.refused), unknown=dict(made.unknown),
-            tiles=_with_orbits(made, records), rules=predictor.rules.to_json(made.items),
-            versions=_versions(), started=started, finished=_now(),
+            request=scrubbed(request.to_json()), card=card_stamp(made.card),
+            items=items_stamp(made), refused=dict(made.refused), unknown=dict(made.unknown),
+            tiles=with_orbits(made, records), rules=predictor.rules.to_json(made.items),
+            versions=software(), started=started, finished=_now(),
             adapted={k: s.to_json() for k, s in shifts.items()},
+            notes={"precision": predictor.precision, **(notes or {})},
         )
-        return publish(request, made.card, made.sheets, store, manifest, made.inputs)
-
-
-def _shifts(made: MapPlan, kept: Path, resume: bool) -> dict[str, Shift]:
-    """Level shifts of the sensors that need one: estimated once, and kept for ``--resume``."""
-    if resume and kept.exists():
-        return {k: Shift(**s) for k, s in json.loads(kept.read_text()).items()}
-    shifts = {
-        key: level_shift(made.items[key], made.card.sensors[key], made.sheets, made.request.task,
-                         made.request.timeline)
-        for key in made.foreign
-    }
-    atomic_write_json(kept, {k: s.to_json() for k, s in shifts.items()})
-    return shifts
-
-
-def _run(
-    made: MapPlan, predictor: Predictor, store: RunStore, shifts: Mapping[str, Shift],
-    progress: bool,
-) -> list[TileRecord]:
-    reader = Reader(made.items, made.card.sensors, made.request.timeline, made.request.task,
-                    made.layers, shifts)
-    with tqdm(total=len(made.rows), desc="mapping", unit="tile", disable=not progress) as bar:
-
-        def finished(record: TileRecord) -> None:
-            bar.set_postfix_str(f"{record.key} {record.sensor or record.status}")
-            bar.update()
-
-        return run_tiles(made.rows, reader, predictor, store, finished)
-
-
-def _check_records(records: list[TileRecord]) -> None:
-    """A map without a single pixel is not published."""
-    if any(r.status == "mapped" for r in records):
-        return
-    if failed := [r for r in records if r.status == "failed"]:
-        raise DataTrouble(f"all {len(failed)} tiles with data failed, the first: "
-                          f"{failed[0].key}: {failed[0].reason}",
-                          then="repeat the command with --resume")
-    raise DataTrouble("no pixel of the area has enough clear observations", got=records[0].reason,
-                      then="try --sensor auto, another --period, or look at --dry-run")
-
-
-def _identity(made: MapPlan) -> dict[str, Any]:
-    """What makes two runs the same run."""
-    request = {k: v for k, v in scrubbed(made.request.to_json()).items() if k != "checkpoint"}
-    area = "".join(shapely.to_wkb(s.area, hex=True) for s in made.sheets)
-    return {
-        **request, "area": hashlib.sha256(area.encode()).hexdigest(),
-        "card": made.card.sha256, "feature_path": made.card.feature_path,
-        "items": {k: v.fingerprint for k, v in made.inputs.items()},
-    }
-
-
-def _with_orbits(made: MapPlan, records: Sequence[TileRecord]) -> tuple[TileRecord, ...]:
-    """The records with the orbits that radar saw each tile from."""
-    tiles = {row.key: row.tile.geobox for row in made.rows}
-    for key, items in made.items.items():
-        if SENSORS[key].kind == "sar":
-            seen = orbits_of(items, [tiles[r.key] for r in records])
-            records = [dataclasses.replace(r, orbits=o) for r, o in zip(records, seen, strict=True)]
-    return tuple(records)
-
-
-def _card_stamp(card: CheckpointCard) -> dict[str, str]:
-    return {"name": card.name, "sha256": card.sha256, "feature_path": card.feature_path}
-
-
-def _items_stamp(made: MapPlan) -> dict[str, dict[str, Any]]:
-    return {
-        key: {
-            "catalog": items.catalog, "count": len(items.items),
-            "fingerprint": items.fingerprint,
-            "sources": sorted({source.key for source in items.sources}),
-            "platforms": dict(sorted(Counter(
-                str(i.properties.get("platform", "not stated")) for i in items.items).items())),
-            "skipped": [list(pair) for pair in items.skipped],
-        }
-        for key, items in made.inputs.items()
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("wallmap", "torch", "numpy", "rasterio", "odc-stac", "xarray", "zarr"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            found[name] = "unknown"
-    return found
+        with spent.timed("publish"):
+            manifest = publish(request, made.card, made.sheets, store, manifest, made.inputs)
+        spent.add("publish", 0.0, manifest.area_px)
+        if fresh and not manifest.failed:
+            learn_rates(made, way, bytes_read() - size, time.perf_counter() - begun)
+        if profile:
+            report = profile.to_json(request.task.pixel_m)
+            manifest = dataclasses.replace(manifest, profile=report)
+            atomic_write_text(request.out / MANIFEST, manifest.to_text())
+        return manifest
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import dask.array as da
 import numpy as np
 import rasterio
 import rioxarray
@@ -21,12 +23,15 @@ from pipeline.data.aoi import Aoi, read_aoi
 from pipeline.data.load import open_composite, open_scenes
 from pipeline.data.search import search
 from pipeline.data.stacks import Loader
-from pipeline.spec.errors import BadRequest
+from pipeline.spec.errors import BadRequest, NothingFound
 from pipeline.spec.grid import utm_epsg, utm_zone, window
+from pipeline.spec.request import Speed
+from pipeline.spec.sensors import Sensor
 from pipeline.spec.sensors import sensor as sensor_of
 from pipeline.spec.timeline import parse_period
 
 CHUNK_PX = 512
+MAX_PIXEL_M = 10_000
 
 
 def open_cube(
@@ -34,8 +39,8 @@ def open_cube(
     sensor: str,
     period: str,
     *,
-    catalog: str | None = None,
-    bands: tuple[str, ...] | None = None,
+    catalog: str | Path | None = None,
+    bands: Sequence[str] | None = None,
     resolution: int | None = None,
     loader: Loader = "odc",
     monthly: bool = True,
@@ -65,15 +70,38 @@ def open_cube(
     from pipeline.mapping import DEFAULT_CATALOG
 
     kind = sensor_of(sensor)
-    timeline = parse_period(period, None)
+    pixel_m = min(b.resolution_m for b in kind.bands) if resolution is None else resolution
+    asked = _checked(kind, bands, pixel_m, loader)
+    timeline = parse_period(str(period), None)
     area = read_aoi(str(aoi))
-    where = catalog or area.defaults.get("catalog") or DEFAULT_CATALOG
+    where = str(catalog or area.defaults.get("catalog") or DEFAULT_CATALOG)
     items = search(where, sensor, area.geometry, timeline)
-    grid = _one_grid(area, resolution or min(b.resolution_m for b in kind.bands))
-    names = bands or items.bands()
+    grid = _one_grid(area, pixel_m)
+    names = asked or items.bands()
+    if not items.usable(names).items:
+        raise NothingFound(f"no {sensor} image has all of these bands", got=", ".join(names),
+                           allowed=", ".join(items.bands()), then="ask for those")
     if not monthly:
         return open_scenes(items, grid, names, chunk_px=CHUNK_PX, loader=loader)
     return open_composite(items, grid, names, timeline, chunk_px=CHUNK_PX, loader=loader)
+
+
+def _checked(
+    kind: Sensor, bands: Sequence[str] | None, pixel_m: int, loader: str
+) -> tuple[str, ...]:
+    """The bands asked for; empty for whatever there is. What a notebook hands over is anything."""
+    if loader not in get_args(Loader):
+        raise BadRequest("unknown loader", got=loader, allowed=", ".join(get_args(Loader)))
+    if not isinstance(pixel_m, int) or not 1 <= pixel_m <= MAX_PIXEL_M:
+        raise BadRequest("the resolution is not a whole number of metres", got=str(pixel_m),
+                         allowed=f"1 to {MAX_PIXEL_M}")
+    if bands is None:
+        return ()
+    names = (bands,) if isinstance(bands, str) else tuple(bands)
+    if not names or not set(names) <= set(kind.band_names) or len(set(names)) < len(names):
+        raise BadRequest(f"these are not bands of {kind.key}, each once", got=", ".join(names),
+                         allowed=", ".join(kind.band_names))
+    return names
 
 
 def map_area(
@@ -82,20 +110,21 @@ def map_area(
     *,
     task: str | None = None,
     period: str | None = None,
-    catalog: str | None = None,
+    catalog: str | Path | None = None,
     checkpoint: str | Path | None = None,
     out: str | Path | None = None,
     tile_size: int = 512,
     device: str = "auto",
     adapt: bool = False,
+    speed: Speed = "default",
     resume: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
     """Map an area, as ``python -m pipeline.map`` does, and open the result lazily.
 
     Args:
-        aoi, sensor, task, period, catalog, checkpoint, out, tile_size, device, adapt, resume: as on
-            the command line.
+        aoi, sensor, task, period, catalog, checkpoint, out, tile_size, device, adapt, speed,
+            resume: as on the command line.
         progress: show a progress bar.
 
     Returns:
@@ -112,9 +141,9 @@ def map_area(
     from pipeline.mapping import make_map, make_request
 
     request = make_request(
-        str(aoi), sensor, task=task, period=period, catalog=catalog,
+        str(aoi), sensor, task=task, period=period, catalog=str(catalog) if catalog else None,
         checkpoint=str(checkpoint) if checkpoint else None, out=str(out) if out else None,
-        tile_px=tile_size, device=device, adapt=adapt,
+        tile_px=tile_size, device=device, adapt=adapt, speed=speed,
     )
     manifest = make_map(request, resume=resume, progress=progress)
     area = read_aoi(str(aoi)).geometry
@@ -146,15 +175,12 @@ def _open_layer(paths: list[Path], area: BaseGeometry) -> xr.DataArray:
     paths = sorted(paths, key=lambda p: p != largest)
     merged = _array(_warped(paths[0], crs, grid))
     for path in paths[1:]:
-        merged = _fill(merged, path, crs, grid, True)
+        merged = _fill(merged, path, crs, grid)
     # Two zones' pixels are rotated against each other: along their border a centre can fall on a
     # pixel that the other sheet leaves to this one. Half a pixel to the side it has a value.
-    inside = geometry_mask(
-        [shapely.transform(shapely.segmentize(area, 0.02),
-                           Transformer.from_crs(4326, crs, always_xy=True).transform,
-                           interleaved=False)],
-        out_shape=grid.shape, transform=grid.affine, invert=True,
-    )
+    to_crs = Transformer.from_crs(4326, crs, always_xy=True).transform
+    outline = shapely.transform(shapely.segmentize(area, 0.02), to_crs, interleaved=False)
+    inside = _inside(outline, grid)
     for path in paths:
         for dx, dy in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)):
             merged = _fill(merged, path, crs, grid.translate_pix(dx, dy), inside)
@@ -162,13 +188,27 @@ def _open_layer(paths: list[Path], area: BaseGeometry) -> xr.DataArray:
 
 
 def _fill(
-    merged: xr.DataArray, path: Path, crs: Any, grid: GeoBox, where: np.ndarray | bool
+    merged: xr.DataArray, path: Path, crs: Any, grid: GeoBox, where: da.Array | None = None
 ) -> xr.DataArray:
-    """``merged`` with its nodata pixels taken from a sheet, where asked for."""
+    """``merged`` with its nodata pixels taken from a sheet, in ``where`` ([Y, X] bool) only."""
     nodata, attrs = merged.rio.nodata, merged.attrs
-    keep = (merged != nodata) | ~np.asarray(where)
+    keep = merged != nodata
+    if where is not None:
+        keep = keep | ~where
     filled = merged.where(keep, _array(_warped(path, crs, grid)).data)
     return filled.rio.write_nodata(nodata).assign_attrs(attrs)
+
+
+def _inside(area: BaseGeometry, grid: GeoBox) -> da.Array:
+    """[Y, X] bool, lazily: pixels whose centre lies in an area of the grid's CRS."""
+
+    def block(block_info: Any = None) -> np.ndarray:
+        rows, cols = (slice(*ends) for ends in block_info[None]["array-location"])
+        part = grid[rows, cols]
+        return geometry_mask([area], out_shape=part.shape, transform=part.affine, invert=True)
+
+    chunks = da.core.normalize_chunks(CHUNK_PX, tuple(grid.shape))
+    return da.map_blocks(block, chunks=chunks, dtype=bool, meta=np.empty((0, 0), bool))
 
 
 def _array(source: Path | WarpedVRT) -> xr.DataArray:

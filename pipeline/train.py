@@ -15,12 +15,14 @@ import torch
 
 from models.registry import COMMON, ENCODERS, single_sensor
 from pipeline import cli
+from pipeline.data.checkpoints import STUDENT
+from pipeline.infer.predict import pick_device
 from pipeline.learn.evaluate import Protocol
 from pipeline.learn.outcomes import Evaluation
 from pipeline.learn.recipe import TREES, Row, parse_row
 from pipeline.learn.train import TrainReport, TrainRequest, train
 from pipeline.spec.errors import BadRequest
-from pipeline.spec.request import sensor_order
+from pipeline.spec.request import DEVICES, sensor_order
 from pipeline.spec.tasks import TASKS, task
 
 # --fast: a demo's checkpoint within a minute, scored in folds all the same.
@@ -69,8 +71,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--no-evaluate", action="store_true", help="train only")
     p.add_argument("--no-baselines", action="store_true",
                    help="leave Individual and extra-trees out of the folds")
+    p.add_argument("--student", action="store_true",
+                   help="also train a small network that learns from the trained one, scored in "
+                        "the same folds: OUT/fast, what --speed fast maps with")
     p.add_argument("--fast", action="store_true",
                    help="small network, few epochs, three folds, no baselines")
+    p.add_argument("--device", default="cpu", metavar="|".join(DEVICES),
+                   help="where networks are trained (default cpu, as for the published tables)")
     p.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), metavar="N",
                    help="of the CPU (default 2)")
     return p.parse_args(argv)
@@ -105,6 +112,7 @@ def make_request(args: argparse.Namespace) -> TrainRequest:
                           tuple(args.hold_out)),
         rivals=not (args.no_baselines or args.fast), evaluate=not args.no_evaluate,
         per_set=args.per_set, derive_l8=args.derive_l8, notes=tuple(args.note),
+        device=pick_device(args.device).type, student=args.student,
     )
 
 
@@ -141,15 +149,18 @@ def command(argv: Sequence[str]) -> int:
 
 
 def as_json(report: TrainReport, out: Path) -> dict[str, Any]:
-    """Scores by method, sensor, fold and set."""
+    """Scores by method, sensor, fold and set; of a student, too, and what both cost."""
     e = report.evaluation
     sensors = report.card.sensors
+    student = {} if report.student is None else {"student": {
+        **as_json(report.student, out / STUDENT), "flops": report.student.card.teacher["flops"]}}
     return {
         "checkpoint": str(out), "metric": e.metric, "epochs": e.epochs,
         "protocol": report.card.protocol,
         "scores": {m: {s: _scores(e, m, s) for s in sensors if e.of(m, s)} for m in e.methods},
         "coverage": {s: dict(zip(c.coverage_steps, c.coverage_score, strict=True))
                      for s, c in sensors.items()},
+        **student,
     }
 
 
@@ -163,15 +174,23 @@ def _scores(e: Evaluation, method: str, sensor: str) -> dict[str, Any]:
 
 def summary(report: TrainReport, out: Path) -> str:
     """Table of mean and standard deviation over the folds."""
-    e, sensors = report.evaluation, list(report.card.sensors)
-    lines = [f"{e.metric:<28}" + "".join(f"{s:>18}" for s in sensors)]
-    for method in e.methods:
-        cells = []
-        for s in sensors:
-            mean, std = e.mean(method, s)
-            cells.append(f"{mean:.3f} +- {std:.3f}".rjust(18))
-        lines.append(f"{method:<28}" + "".join(cells))
-    return "\n".join([*lines, report.card.protocol, f"checkpoint {out}"])
+    sensors = list(report.card.sensors)
+    lines = [f"{report.evaluation.metric:<28}" + "".join(f"{s:>18}" for s in sensors)]
+    lines += [_line(method, report, method) for method in report.evaluation.methods]
+    tail = [f"checkpoint {out}"]
+    if report.student is not None:
+        lines.append(_line("its student", report.student, report.student.card.method))
+        cost = report.student.card.teacher["flops"]
+        lines.append(f"{'fewer operations, times':<28}"
+                     + "".join(f"{cost[s][0] / cost[s][1]:>18.1f}" for s in sensors))
+        tail.append(f"its student {out / STUDENT}")
+    return "\n".join([*lines, report.card.protocol, *tail])
+
+
+def _line(title: str, report: TrainReport, method: str) -> str:
+    """Scores of a method, a column a sensor."""
+    found = (report.evaluation.mean(method, s) for s in report.card.sensors)
+    return f"{title:<28}" + "".join(f"{mean:.3f} +- {std:.3f}".rjust(18) for mean, std in found)
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -34,7 +34,7 @@ PITFALLS: dict[str, Row] = {
         "test_load.py::test_chunks_do_not_matter",
         "test_tiling.py::test_a_pixel_is_the_same_in_any_area_and_tiling",
         "test_load.py::test_dataset_is_lazy_and_described",
-        "test_pitfalls_reading.py::test_one_tile_is_read_ahead_and_no_more",
+        "test_pitfalls_reading.py::test_few_tiles_are_read_ahead_and_no_more",
     )),
     "3": Row("projection metadata that is wrong or has another name", (
         "test_load.py::test_stated_grids_and_outlines_are_not_believed",
@@ -64,13 +64,16 @@ PITFALLS: dict[str, Row] = {
     )),
     "8": Row("graphs that overwhelm scheduler and memory", (
         "test_pitfalls_reading.py::test_the_graph_of_a_tile_does_not_grow_with_the_area",
-        "test_pitfalls_reading.py::test_one_tile_is_read_ahead_and_no_more",
+        "test_pitfalls_reading.py::test_few_tiles_are_read_ahead_and_no_more",
     )),
     "9": Row("tokens that end before the file is read", (
         "test_pitfalls_reading.py::test_files_are_signed_when_they_are_opened_and_each_time_anew",
         "test_faults.py::test_a_token_that_ends_is_renewed_and_the_read_goes_on",
+        "test_faults.py::test_a_token_that_is_about_to_end_is_not_begun_with",
         "test_items.py::test_nothing_signed_is_frozen",
         "test_items.py::test_tokens_go_to_azure_only",
+        "test_security.py::test_tokens_stay_in_memory_until_they_end",
+        "test_broken_inputs.py::test_a_refused_token_is_forgotten",
     )),
     "10": Row("a cached failure that reads as an empty file", (
         "test_faults.py::test_what_passes_while_pixels_are_read_leaves_no_trace",
@@ -120,6 +123,7 @@ PITFALLS: dict[str, Row] = {
     "17": Row("steps between radar platforms and processors", (
         "test_pitfalls_map.py::test_a_map_records_the_orbits_and_platforms_of_its_radar",
         "test_learn.py::test_a_level_shift_is_what_shifted_decibels_would_have_become",
+        "test_broken_inputs.py::test_archives_of_two_radiometries_do_not_meet_in_one_series",
     )),
     "18": Row("zeros at radar's borders", (
         "test_pitfalls_radiometry.py::test_zeros_at_the_border_of_radar_are_gaps",
@@ -173,6 +177,7 @@ PITFALLS: dict[str, Row] = {
         "test_infer.py::test_smoothing_is_the_same_in_any_tile",
         "test_map.py::test_the_tile_size_changes_no_pixel",
         "test_spec.py::test_tiles_cover_each_pixel_of_a_sheet_once",
+        "test_broken_inputs.py::test_areas_that_share_a_cell_find_the_same_images_for_it",
     )),
     "27": Row("COGs written in place; overviews of zeros", (
         "test_publish_cog.py::test_what_is_written_is_read",
@@ -188,6 +193,7 @@ PITFALLS: dict[str, Row] = {
         "test_publish_cog.py::test_a_full_disk",
         "test_publish_cog.py::test_a_copy_that_lost_pixels_is_never_shown",
         "test_publish_files.py::test_an_item_never_names_a_mixture",
+        "test_kill.py::test_killed_at_random_moments_nothing_is_torn_or_lost",
     )),
     "30": Row("a class stored as nodata", (
         "test_publish_layers.py::test_a_class_cannot_be_nodata",
@@ -196,6 +202,7 @@ PITFALLS: dict[str, Row] = {
         "test_map.py::test_a_map_of_two_zones_is_complete_and_valid",
     )),
     "31": Row("failures that become nodata", (
+        "test_faults.py::test_files_that_hold_nothing_are_a_failure_and_no_gap",
         "test_faults.py::test_a_damaged_block_is_an_error_and_never_zeros",
         "test_map.py::test_an_unreadable_asset_fails_its_tiles_only",
         "test_infer.py::test_a_failed_tile_is_named_and_resumed",
@@ -203,6 +210,7 @@ PITFALLS: dict[str, Row] = {
     )),
     "32": Row("a resumed run that takes another run's tiles for its own", (
         "test_infer.py::test_a_store_is_resumed_only_by_its_own_run",
+        "test_kill.py::test_a_run_killed_early_is_not_resumed_with_what_the_run_before_left",
         "test_pitfalls_map.py::test_a_run_is_not_resumed_as_another_one",
         "test_pitfalls_map.py::test_images_that_come_later_do_not_enter_a_run_that_goes_on",
         "test_items.py::test_fingerprint_is_of_the_images",

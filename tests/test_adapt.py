@@ -156,7 +156,7 @@ def test_a_real_scene_of_another_radiometry(hesbaye, tmp_path, capfd, monkeypatc
     def again(*_: object) -> None:
         raise AssertionError("estimated twice")
 
-    monkeypatch.setattr("pipeline.mapping.level_shift", again)
+    monkeypatch.setattr("pipeline.making.level_shift", again)
     assert hesbaye("small", "--adapt", "--tile-size", "60", "--resume") == 0
     np.testing.assert_array_equal(layer(tmp_path / "small", "map"), layer(tmp_path / "out", "map"))
     assert hesbaye("small", "--tile-size", "60", "--resume") == 2  # another request

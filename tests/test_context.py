@@ -239,7 +239,7 @@ def test_old_cards_load_and_new_ones_come_back() -> None:
     ({"context": ["valid", "weather"]}, "weather"),
     ({"static": ["height"], "static_mean": [0.0], "static_std": [1.0]}, "height"),
     ({"static": ["slope"]}, "do not fit its 1 place features"),
-    ({"static": ["slope"], "static_mean": [0.0], "static_std": [0.0]}, "do not fit"),
+    ({"static": ["slope"], "static_mean": [0.0], "static_std": [0.0]}, "not finite and positive"),
     ({"static": ["slope"], "static_mean": [math.inf], "static_std": [1.0]},
      "static_mean"),
 ])

@@ -22,7 +22,7 @@ from pipeline.data.checkpoints import load_checkpoint
 from pipeline.data.items import thaw
 from pipeline.data.load import load_cube
 from pipeline.data.points import read_samples
-from pipeline.prep.features import cube_pixels, model_input
+from pipeline.prep.features import cube_planes, input_planes, model_input
 from pipeline.sandbox import __main__ as sandbox_cli
 from pipeline.spec.grid import Tile, sheets
 from pipeline.spec.tasks import CROPLAND
@@ -111,12 +111,13 @@ def test_a_sampled_pixel_is_the_mapped_pixel_to_the_bit(here: Path) -> None:
         bands = samples.bands[key]
         timeline = Timeline(int(samples.months[own[0], 0]), 12)
         cube = load_cube(items, tile.geobox, bands, timeline)
-        mapped = model_input(*cube_pixels(cube), np.array(cube.timeline.months), bands,
-                             card.sensors[key])
+        mapped = input_planes(*cube_planes(cube), np.array(cube.timeline.months), bands,
+                              card.sensors[key])
         x_s, valid = samples.series[key]
         sampled = model_input(x_s[own], valid[own], samples.months[own], bands,
                               card.sensors[key])
-        np.testing.assert_array_equal(mapped[row * tile.geobox.shape.x + col], sampled)
+        at = row * tile.geobox.shape.x + col
+        np.testing.assert_array_equal(mapped[..., at].transpose(2, 0, 1), sampled)
 
 
 def test_a_month_of_a_cube_is_the_median_of_its_scenes(here: Path) -> None:

@@ -1,14 +1,22 @@
 """Training on another device than the CPU, without having one: tensors on torch's ``meta`` device
-have no values, but refuse to be mixed with the CPU's as those of a GPU do."""
+have no values, but refuse to be mixed with the CPU's as those of a GPU do. And ``--device``."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 import torch
 
 import models
+from pipeline import cli, evaluate
+from pipeline import train as train_command
+from pipeline.learn import campaign as campaigns
+from pipeline.learn import student
 from pipeline.learn.augment import Augmentation, Layout, thin
+from pipeline.learn.recipe import parse_row
 from pipeline.spec.card import SensorCard
+from tests.support.evaluation import fake_cell, toy_campaign, toy_table
 
 CARD = SensorCard(
     features=("vv", "vh", "vh_vv"), mean=(-11.0, -18.0, -7.0), std=(2.0, 2.0, 1.0),
@@ -52,3 +60,46 @@ def test_losses_and_gradients_stay_on_the_device(method: str) -> None:
     losses = module.losses(inputs, present, target, torch.ones(3, device="meta"))
     losses["total"].backward()
     assert {v.device.type for v in losses.values()} == {"meta"}
+
+
+# ---- --device
+
+COMMANDS = {
+    "train": (train_command.command, ["--task", "lfmc", "--samples", "none", "--out", "none"]),
+    "evaluate": (evaluate.command, ["--benchmark", "lfmc", "--out", "none"]),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command, arguments = COMMANDS[name]
+    for device, words in (("gpu", "unknown device; got 'gpu'; allowed: auto, cpu, cuda"),
+                          ("cuda", "no CUDA device is available")):
+        assert cli.run(command, [*arguments, "--device", device]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_cells_are_trained_on_the_device_and_are_others_there(tmp_path, monkeypatch) -> None:
+    used = []
+
+    def cell(table, split, row, *, features, device):
+        used.append(device)
+        return fake_cell(table, split, row, features=features)
+
+    monkeypatch.setattr(campaigns, "run_cell", cell)
+    here = toy_campaign(tmp_path)
+    there = dataclasses.replace(here, device="cuda")
+    for campaign in (here, there, there):
+        campaigns.run(campaign)
+    assert used == ["cpu"] * len(here.work()) + ["cuda"] * len(there.work())
+
+
+def test_teachers_are_trained_on_the_device(monkeypatch) -> None:
+    used = []
+    monkeypatch.setattr(student, "train_row", lambda *a, device: used.append(device))
+    row = parse_row("mdico")
+    student.School(row, student.Lesson(), "cuda").teacher(toy_table(), row, None, "site", 0)
+    assert used == ["cuda"]

@@ -14,7 +14,8 @@ from models.domain import PREFIX, Domain
 from models.methods.ablations import VARIANTS
 from models.registry import METHODS, single_sensor
 from pipeline.data.checkpoints import load_checkpoint, save_checkpoint
-from pipeline.infer.predict import BATCH, Predictor
+from pipeline.infer.feed import BATCH
+from pipeline.infer.predict import Predictor
 from pipeline.learn.domain import (
     domain_arrays,
     domain_of,

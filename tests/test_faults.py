@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,17 @@ import pytest
 import rasterio
 import shapely
 
+from pipeline import cli
 from pipeline.data import rasters, remote, web
 from pipeline.data.aoi import read_aoi
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
 from pipeline.data.remote import RemoteFile
 from pipeline.data.search import search
+from pipeline.data.signing import Tokens
+from pipeline.infer.gate import through_gate
+from pipeline.map import command
+from pipeline.mapping import MapPlan, make_request, plan_map
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.grid import sheets
@@ -127,6 +134,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(
     same(read(items, area), calm)
     assert waits == [1.0]  # its Retry-After, above our own half second
     waits.clear()
+    RemoteFile._headers.clear()  # and the blocks that are held with them
     server.wrong = [Fault("503", times=3)]
     same(read(items, area), calm)
     assert waits == [0.5, 1.0, 2.0]
@@ -250,3 +258,69 @@ def test_pages_that_go_round_in_circles_end(
     monkeypatch.setattr("pipeline.data.api.MAX_PAGES", 30)
     with pytest.raises(DataTrouble, match="more than 30 pages"):
         search(server.url, "s1", area, SPRING)
+
+
+# --- tokens that are about to end
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(30, 2), (90, 1)])
+def test_a_token_that_is_about_to_end_is_not_begun_with(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, asked: int
+) -> None:
+    """A read takes a while: one that begins in a token's last minute may not end in it."""
+    given: list[str] = []
+
+    def ask(self: Tokens, place: str) -> tuple[str, datetime]:
+        given.append(place)
+        return f"sig={len(given)}", datetime.now(UTC) + timedelta(seconds=seconds)
+
+    monkeypatch.setattr(Tokens, "_ask", ask)
+    tokens = Tokens("https://mint.example", "")
+    for _ in range(2):
+        signed = tokens.sign("https://acc.blob.core.windows.net/box/a.tif")
+    assert given == ["acc/box"] * asked
+    assert signed.endswith(f"sig={asked}")
+
+
+# --- silent empties: files without a failure and without a pixel
+
+
+@pytest.fixture(scope="module")
+def planned(region: Path, region_aoi: str, untrained: dict[str, Path], tmp_path_factory) -> MapPlan:
+    return plan_map(make_request(
+        region_aoi, "s1", period="2023-10", catalog=str(region / "catalog.json"),
+        checkpoint=str(untrained["cropland"]), out=str(tmp_path_factory.mktemp("out"))))
+
+
+def test_a_tile_that_came_empty_once_is_read_again(planned: MapPlan) -> None:
+    row = planned.rows[0]
+    cube = load_cube(planned.items["s1"], row.tile.geobox, ("vv", "vh"), planned.request.timeline)
+    empty = dataclasses.replace(cube, count=np.zeros_like(cube.count))
+    reads = iter([empty, cube])
+    got = through_gate(lambda: next(reads), row, planned.items["s1"], 3)
+    assert got is cube
+    reads = iter([empty])  # clouds may cover every image: nothing was promised
+    assert through_gate(lambda: next(reads), row, planned.items["s1"], 99) is empty
+    # the images have pixels there: what is empty are the composites, which may be as it should
+    assert through_gate(lambda: empty, row, planned.items["s1"], 3) is empty
+
+
+def test_files_that_hold_nothing_are_a_failure_and_no_gap(
+    region: Path, region_aoi: str, untrained: dict[str, Path], tmp_path: Path, capfd
+) -> None:
+    hollow = tmp_path / "hollow"
+    shutil.copytree(region, hollow)
+    for path in hollow.glob("sentinel-1-rtc/**/*.tiff"):
+        with rasterio.open(path) as file:
+            profile = file.profile
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(np.zeros((1, file.height, file.width), file.dtypes[0]))
+    argv = ["--quiet", "--aoi", region_aoi, "--sensor", "s1", "--period", "2023-10", "--checkpoint",
+            str(untrained["cropland"]), "--catalog", str(hollow / "catalog.json"), "--out",
+            str(tmp_path / "out")]
+    assert cli.run(command, argv) == 3
+    said = capfd.readouterr().err
+    assert "suspicious: the tile is empty in all" in said
+    assert "sentinel-1-rtc" in said
+    assert "--resume" in said
+    assert not list(tmp_path.glob("out/**/*.tif"))

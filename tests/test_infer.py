@@ -15,8 +15,9 @@ import shapely
 import torch
 
 from pipeline.data.items import ItemSet
+from pipeline.infer.feed import BATCH
 from pipeline.infer.plan import Cell, Choice, PlanRow, plan
-from pipeline.infer.predict import BATCH, Predictor, softmax
+from pipeline.infer.predict import Predictor, softmax
 from pipeline.infer.run import run_tiles
 from pipeline.infer.smooth import pool, reach, smooth
 from pipeline.infer.store import RunStore, locked
@@ -406,7 +407,8 @@ def test_gaps_of_the_first_sensor_are_filled_from_the_next(opened) -> None:
     rows = rows_of(("s2", "s1"))
     seen: list[TileRecord] = []
     records = run_tiles(rows, FakeReader(), predictor_of(), store, seen.append)
-    assert seen == records
+    assert [r.key for r in records] == [row.key for row in rows]
+    assert {r.key: r for r in seen} == {r.key: r for r in records}
     (sheet,) = sheets(AREA, 10)
     inside = sheet.inside(sheet.geobox)
     used = store.view(sheet.name, "sensor")[:, :]

@@ -17,6 +17,7 @@ ALLOWED = {
     "learn": {"spec", "prep", "data", "models"},
     "infer": {"spec", "prep", "data", "models"},
     "publish": {"spec", "prep", "data", "infer"},
+    "refresh": {"spec", "prep", "data", "infer", "publish"},  # a command line of many files
     "sandbox": {"spec", "prep", "data"},
     "models": set(),
 }

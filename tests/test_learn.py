@@ -15,7 +15,7 @@ from pipeline import train as command_line
 from pipeline.data.checkpoints import load_checkpoint
 from pipeline.data.points import read_samples, write_samples
 from pipeline.learn.augment import Augmentation, Layout, thin
-from pipeline.learn.fit import Settings, _batches, _rates, _windows, arrays, fit, predict_from
+from pipeline.learn.fit import Settings, _batches, _windows, arrays, fit, predict_from, rates
 from pipeline.learn.metrics import decide, fit_temperature, r2, scores
 from pipeline.learn.outcomes import Evaluation, Outcome
 from pipeline.learn.splits import folds, hold_out, inner_split, joined_groups
@@ -369,7 +369,7 @@ def test_averaged_weights_are_the_moving_mean_of_the_steps(tmp_path):
 
 
 def test_the_cycle_rises_and_falls_to_nothing():
-    rate = _rates("cycle", 100)
+    rate = rates("cycle", 100)
     assert rate(0) == pytest.approx(0.1)
     assert rate(9) == pytest.approx(1)
     assert rate(55) == pytest.approx(0.5)
@@ -605,7 +605,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path, monkeypatch, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.learn.train.arrays", interrupt)
+    monkeypatch.setattr("pipeline.learn.checkpoint.arrays", interrupt)
     assert run("--task", "cropland", "--samples", tmp_path / "set", "--out", tmp_path / "x",
                "--no-evaluate", "--quiet", *TINY) == 130
     assert not (tmp_path / "x").exists()

@@ -19,6 +19,7 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from pipeline.data.aoi import read_aoi
+from pipeline.data.blocks import Grid
 from pipeline.data.items import ItemSet, when
 from pipeline.data.load import finer, load_cube, open_composite, open_scenes
 from pipeline.data.reader import centres, nearest
@@ -47,20 +48,25 @@ def found(region: Path, region_aoi: str) -> dict[str, ItemSet]:
 # --- windows, tiles, chunks
 
 
+def picked(file: rasterio.DatasetReader, window: GeoBox, fill: np.generic) -> np.ndarray:
+    """The first band of an opened file."""
+    return nearest(Grid.of(file), lambda part: file.read(1, window=part), window, fill)
+
+
 def test_nearest_against_gdal(found: dict[str, ItemSet]) -> None:
     """Into the other zone: the exact place, where GDAL's warper stays within 1/8 pixel of it."""
     item = next(i for i in found["s2"].items if i.properties["proj:code"] == "EPSG:32631")
     with rasterio.open(item.assets["B04"].href) as file:
         inner = file.bounds
         grid = GeoBox((40, 50), Affine(10, 0, inner.left, 0, -10, inner.top), 32631)
-        same = nearest(file, grid, np.uint16(0))
+        same = picked(file, grid, np.uint16(0))
         np.testing.assert_array_equal(same[:file.height, :file.width],
                                       file.read(1)[:40, :50])
         x, y = (float(v) for v in np.ravel(rasterio.warp.transform(
             file.crs, "EPSG:32632", [(inner.left + inner.right) / 2],
             [(inner.top + inner.bottom) / 2])))
         other = GeoBox((30, 30), Affine(10, 0, round(x, -1), 0, -10, round(y, -1)), 32632)
-        mine = nearest(file, other, np.uint16(0))
+        mine = picked(file, other, np.uint16(0))
         gdal = np.zeros((30, 30), np.uint16)
         reproject(rasterio.band(file, 1), gdal, dst_transform=other.affine, dst_crs="EPSG:32632",
                   resampling=Resampling.nearest, src_nodata=0, tolerance=0)
@@ -76,12 +82,12 @@ def test_coarse_pixels_are_repeated_and_fine_ones_picked(tmp_path: Path) -> None
     with rasterio.open(path) as file:
         fine = GeoBox((8, 8), Affine(10, 0, 500000, 0, -10, 5600000), 32631)
         wanted = np.arange(16).reshape(4, 4).repeat(2, 0).repeat(2, 1)
-        np.testing.assert_array_equal(nearest(file, fine, np.uint16(99)), wanted)
+        np.testing.assert_array_equal(picked(file, fine, np.uint16(99)), wanted)
         shifted = GeoBox((2, 3), Affine(20, 0, 499980, 0, -20, 5600020), 32631)
-        np.testing.assert_array_equal(nearest(file, shifted, np.uint16(99)),
+        np.testing.assert_array_equal(picked(file, shifted, np.uint16(99)),
                                       [[99, 99, 99], [99, 0, 1]])
         away = GeoBox((2, 2), Affine(20, 0, 600000, 0, -20, 5600000), 32631)
-        assert (nearest(file, away, np.uint16(99)) == 99).all()
+        assert (picked(file, away, np.uint16(99)) == 99).all()
 
 
 def test_tiles_equal_the_whole(found: dict[str, ItemSet], area: shapely.Geometry) -> None:
@@ -182,7 +188,7 @@ def test_each_item_its_own_offset(found: dict[str, ItemSet], area: shapely.Geome
         if item.properties["proj:code"] != "EPSG:32631":
             continue
         with rasterio.open(item.assets["B04"].href) as file:
-            dn = nearest(file, grid, np.uint16(0)).astype(float)
+            dn = picked(file, grid, np.uint16(0)).astype(float)
         offset = 0 if item.properties["s2:processing_baseline"] < "04.00" else -0.1
         got = scenes["value"].values[k, 0]
         seen = np.isfinite(got)

@@ -92,6 +92,9 @@ def test_a_map_of_two_zones_is_complete_and_valid(run, tmp_path: Path, capsys) -
         item = pystac.Item.from_file(str(out / sheet / "item.json"))
         assert item.properties["proj:code"] == f"EPSG:326{sheet[3:5]}"
         assert item.properties["wallmap:quality"] == report["totals"]["quality"]
+        assert item.properties["wallmap:mapped_share"] == report["totals"]["mapped_share"]
+        assert item.properties["wallmap:sheet_mapped_share"] == pytest.approx(
+            (values != 255).sum() / (used != 255).sum())
         assert item.properties["wallmap:quality_rules"] == report["rules"]
     quality = {name: sum(t["quality"].get(name, 0) for t in report["tiles"])
                for name in report["totals"]["quality"]}

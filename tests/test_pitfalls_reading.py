@@ -24,6 +24,7 @@ from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube, open_composite
 from pipeline.data.search import search, to_item
 from pipeline.data.stacks import crs_of, open_stacks
+from pipeline.infer.lanes import Lanes
 from pipeline.infer.predict import Predictor
 from pipeline.infer.run import Reader, run_tiles
 from pipeline.infer.store import RunStore
@@ -147,8 +148,10 @@ def test_the_graph_of_a_tile_does_not_grow_with_the_area(
     assert tasks < 12 * 2 * len(here.items)  # a dozen tasks a file
 
 
-def test_one_tile_is_read_ahead_and_no_more(
-    region: Path, untrained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lanes", [Lanes(1, 1), Lanes(1, 2), Lanes(2, 1)])
+def test_few_tiles_are_read_ahead_and_no_more(
+    region: Path, untrained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    lanes: Lanes,
 ) -> None:
     begun: list[object] = []
     ahead: list[int] = []
@@ -168,9 +171,9 @@ def test_one_tile_is_read_ahead_and_no_more(
     store = RunStore.open(tmp_path, {}, made.sheets, layers_of(request.task), 16, False)
     run_tiles(made.rows, Reader(made.items, made.card.sensors, request.timeline, request.task),
               Predictor(request.task, made.card, made.arrays, "cpu"), store,
-              lambda _: ahead.append(len(begun)))
+              lambda _: ahead.append(len(begun)), lanes)
     assert len(begun) == len(made.rows)
-    assert all(n <= k + 2 for k, n in enumerate(ahead))
+    assert all(n <= k + lanes.workers + lanes.ahead for k, n in enumerate(ahead))
 
 
 # --- what items state

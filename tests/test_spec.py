@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -204,3 +207,18 @@ def test_a_request_is_checked_where_it_is_born() -> None:
     for bad in ({"tile_px": 8}, {"device": "tpu"}, {"sensor": "s7"}):
         with pytest.raises(BadRequest):
             request(**bad)  # type: ignore[arg-type]
+
+
+def test_tiles_that_ask_for_their_pixels_at_once_leave_the_warnings_alone() -> None:
+    """rasterio turns warnings off for the whole process while it draws an outline."""
+    (sheet,) = sheets(shapely.box(3.05, 50.65, 3.06, 50.66), 10)
+    wanted, before = sheet.inside(sheet.geobox), list(warnings.filters)
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            masks = list(pool.map(lambda _: sheet.inside(sheet.geobox), range(600)))
+    finally:
+        sys.setswitchinterval(often)
+    assert all((mask == wanted).all() for mask in masks)
+    assert warnings.filters == before

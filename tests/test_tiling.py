@@ -137,11 +137,11 @@ class Mapper:
         request = make_request(
             str(aoi), sensor, task=task, period="2023-10" if task == "cropland" else "2023-08",
             catalog=self.catalog, checkpoint=self.checkpoint, out=str(aoi.parent / "out"),
-            tile_px=way.tile_px, device="cpu",
+            tile_px=way.tile_px, device="cpu", speed="exact" if task == "lfmc" else "default",
         )
         made = plan_map(request)
         reader = Reader(made.items, made.card.sensors, request.timeline, request.task, made.layers)
-        predictor = Predictor(request.task, made.card, made.arrays, "cpu")
+        predictor = Predictor(request.task, made.card, made.arrays, "cpu", request.speed)
         rows = list(made.rows)
         random.Random(way.order).shuffle(rows)
         for resume, todo in ((False, rows[: int(len(rows) * way.stop)]), (True, rows)):

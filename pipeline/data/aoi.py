@@ -21,12 +21,10 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.outline import cut_at_antimeridian, mended, unwrapped
 from pipeline.spec.errors import BadRequest
+from pipeline.spec.grid import NORTH_END, SOUTH_END
 
 DEFAULT_KEYS = ("catalog", "task", "period", "checkpoint")
 _PATH_KEYS = ("catalog", "checkpoint")
-
-# UTM ends here; beyond, sheets would overlap and no archive has cropland anyway.
-_SOUTH_END, _NORTH_END = -80.0, 84.0
 
 _DENSIFY = 200  # vertices along a projected outline: a straight edge there is a curve in degrees
 
@@ -217,9 +215,9 @@ def _in_degrees(polygon: BaseGeometry, crs: CRS, text: str) -> BaseGeometry:
 def _checked(area: BaseGeometry, text: str) -> BaseGeometry:
     if area.is_empty or area.area == 0:
         raise BadRequest("the AOI has no area", got=text, then="draw a polygon that encloses some")
-    if area.bounds[1] < _SOUTH_END or area.bounds[3] > _NORTH_END:
+    if area.bounds[1] < SOUTH_END or area.bounds[3] > NORTH_END:
         raise BadRequest("the AOI reaches into the polar regions", got=text,
-                         allowed=f"latitudes {_SOUTH_END:g} to {_NORTH_END:g}",
+                         allowed=f"latitudes {SOUTH_END:g} to {NORTH_END:g}",
                          then="clip it there")
     return area
 

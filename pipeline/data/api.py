@@ -30,6 +30,7 @@ MAX_COLLECTIONS = 10_000
 MAX_PAGES = 2_000  # of one sensor
 _STALE = 3  # pages in a row without a new item: the server goes round in circles
 _SHORTEST = timedelta(hours=1)  # a span that is not divided any more
+_APART = 1.0  # degrees, about the size of an image: parts farther apart are searched for separately
 _MAX_VERTICES = 300  # of the outline in a request; servers refuse or crawl on large ones
 _NOT_STAC = (
     pystac.STACError, pystac_client.exceptions.APIError, NotImplementedError, ValueError, KeyError,
@@ -74,7 +75,7 @@ def from_api(
                         yield page
 
                 for span in _months(timeline) if timeline else [None]:
-                    records |= complete(pages, span)
+                    records |= complete(pages, span, shown(url))
     except _NOT_STAC as error:
         status = getattr(error, "status_code", None)
         raise DataTrouble(
@@ -85,7 +86,10 @@ def from_api(
     return list(records.values())
 
 
-def complete(pages: Callable[[Span | None], Iterable[Record]], span: Span | None) -> Records:
+def complete(
+    pages: Callable[[Span | None], Iterable[Record]], span: Span | None,
+    catalog: str = "the catalogue",
+) -> Records:
     """All items of a span of time, by collection and id.
 
     Servers lose pages: they leave out the link to the next one, or repeat the last. What shows it
@@ -94,6 +98,7 @@ def complete(pages: Callable[[Span | None], Iterable[Record]], span: Span | None
     Args:
         pages: of a span.
         span: None = whenever; such a search is not divided.
+        catalog: its name, for the message.
 
     Raises:
         DataTrouble: fewer items than the server says it has, in the shortest span, too.
@@ -105,25 +110,43 @@ def complete(pages: Callable[[Span | None], Iterable[Record]], span: Span | None
         if told is None:
             return found
         raise DataTrouble(
-            "the catalogue says that it has more items than it gives",
+            f"{catalog} says that it has more items than it gives",
             got=f"{len(found)} of {told}" + (f" at {span[0]:%Y-%m-%d %H:%M}" if span else ""),
             then="try again later, or another --catalog",
         )
     middle = span[0] + (span[1] - span[0]) / 2
-    return found | complete(pages, (span[0], middle)) | complete(pages, (middle, span[1]))
+    return (found | complete(pages, (span[0], middle), catalog)
+            | complete(pages, (middle, span[1]), catalog))
 
 
 def outlines(area: BaseGeometry) -> list[BaseGeometry]:
-    """Outlines to search for: one a side of the antimeridian, never with too many vertices."""
+    """Outlines to search for: one a cluster of parts and side of the antimeridian, never with too
+    many vertices."""
     sides = [area]
     if area.bounds[2] - area.bounds[0] > 180:
         halves = (shapely.box(-180, -90, 0, 90), shapely.box(0, -90, 180, 90))
         sides = [part for h in halves if not (part := shapely.intersection(area, h)).is_empty]
-    small = [s if shapely.get_num_coordinates(s) <= _MAX_VERTICES else s.convex_hull for s in sides]
+    found = [cluster for side in sides for cluster in _clusters(side)]
+    small = [s if shapely.get_num_coordinates(s) <= _MAX_VERTICES else s.convex_hull for s in found]
     return [
         s if shapely.get_num_coordinates(s) <= _MAX_VERTICES else shapely.box(*s.bounds)
         for s in small
     ]
+
+
+def _clusters(area: BaseGeometry) -> list[BaseGeometry]:
+    """The parts of an area, those near each other together: what lies between far-apart parts may
+    be a continent of images that nobody needs."""
+    parts = shapely.get_parts(area)
+    west, south, east, north = shapely.bounds(parts).T
+    reach = _APART / 2
+    around = shapely.union_all(shapely.box(west - reach, south - reach, east + reach,
+                                           north + reach))
+    places = shapely.get_parts(around)
+    if len(places) == 1:
+        return [area]
+    where = shapely.STRtree(places).nearest(parts)  # each lies in one of them
+    return [shapely.union_all(parts[where == k]) for k in range(len(places))]
 
 
 def _gather(pages: Iterable[Record]) -> tuple[Records, int | None, bool]:

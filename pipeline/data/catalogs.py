@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import stac_geoparquet.arrow
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.data.api import from_api
 from pipeline.data.hrefs import absolute, is_remote, is_url, scrubbed, shown
+from pipeline.data.item_checks import MAX_ITEM
 from pipeline.data.sources import REFUSED, collections_of
 from pipeline.data.web import host_of, is_private, reason_of, trusted_hosts
 from pipeline.spec.errors import BadRequest, DataTrouble
@@ -27,7 +29,8 @@ Record = dict[str, Any]
 Found = tuple[list[Record], list[tuple[str, str]]]
 
 MAX_PAGE = 1 << 26  # bytes of a page on disk
-MAX_TABLE = 1 << 32  # bytes of a table of items, unpacked
+MAX_TABLE = 1 << 31  # bytes of a table of items, unpacked
+ROWS = 64  # of such a table, unpacked at once
 
 
 def from_folder(path: Path, collections: tuple[str, ...]) -> Found:
@@ -81,18 +84,50 @@ def from_parquet(path: Path, collections: tuple[str, ...]) -> Found:
         DataTrouble: not a readable stac-geoparquet file.
     """
     try:
-        groups = (file := pq.ParquetFile(path).metadata).num_row_groups
-        if sum(file.row_group(k).total_byte_size for k in range(groups)) > MAX_TABLE:
-            raise ValueError(f"it unpacks to more than {MAX_TABLE} bytes")
-        table = pq.read_table(path, filters=[("collection", "in", list(collections))])
-        # drops the nulls that columns of other collections leave in an item's properties
-        records = [_without_nulls(r) for r in stac_geoparquet.arrow.stac_table_to_items(table)]
+        records = [_without_nulls(r) for batch in _batches(path, collections)
+                   # drops the nulls that columns of other collections leave in its properties
+                   for r in stac_geoparquet.arrow.stac_table_to_items(batch)]
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError,
             AttributeError) as error:
         raise DataTrouble("not a readable stac-geoparquet file",
                           got=f"{path}: {reason_of(error)}") from None
     return _with_hrefs(((record, str(path.resolve()), path.resolve().parent)
                         for record in records), trusted_hosts(""))
+
+
+def _batches(path: Path, collections: tuple[str, ...]) -> Iterator[pa.Table]:
+    """Rows of the wanted collections, a few at a time: a value that is stored once and repeated in
+    every row says nothing of its size when the table is unpacked.
+
+    Raises:
+        ValueError: they unpack to more than items do.
+    """
+    file = pq.ParquetFile(path)
+    groups = (file.metadata.row_group(k) for k in range(file.metadata.num_row_groups))
+    if sum(group.total_byte_size for group in groups) > MAX_TABLE:
+        raise ValueError(f"it unpacks to more than {MAX_TABLE} bytes")
+    wanted, size = pa.array(collections), 0
+    for batch in file.iter_batches(ROWS):
+        table = pa.table([_unpacked(c) for c in batch.columns], names=batch.schema.names)
+        size += table.nbytes
+        if table.nbytes > ROWS * MAX_ITEM or size > MAX_TABLE:
+            raise ValueError("its rows unpack to more than items have")
+        yield table.filter(pc.is_in(table["collection"], wanted))
+
+
+def _unpacked(column: pa.Array) -> pa.Array:
+    """The column, each value in its own place, as reading it will make it."""
+    inner = [column.type]
+    while inner:
+        kind = inner.pop()
+        if pa.types.is_dictionary(kind) and kind is not column.type:
+            raise ValueError("it has a dictionary inside a column")
+        inner += [kind.field(k).type for k in range(kind.num_fields)]
+    if not pa.types.is_dictionary(column.type):
+        return column
+    if column.dictionary.nbytes > MAX_ITEM:
+        raise ValueError("its rows unpack to more than items have")
+    return column.dictionary_decode()
 
 
 def find(catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline | None) -> Found:

@@ -19,6 +19,7 @@ from pipeline.spec.errors import BadRequest
 
 STORE = Path(__file__).resolve().parents[2] / "models" / "checkpoints"
 WEIGHTS, CARD = "model.safetensors", "card.json"
+STUDENT = "fast"  # folder in a checkpoint's, with the checkpoint of its student
 
 # Far above any checkpoint of this project: a wrong file is refused before it fills the memory.
 MAX_WEIGHTS, MAX_CARD = 1 << 30, 1 << 22  # bytes
@@ -52,21 +53,22 @@ def find_checkpoint(path_or_name: str | os.PathLike[str]) -> Path:
 
 
 def load_checkpoint(
-    path_or_name: str | os.PathLike[str],
+    path_or_name: str | os.PathLike[str], *, student: bool = False,
 ) -> tuple[CheckpointCard, dict[str, np.ndarray]]:
     """Card and weights by name.
 
     Args:
         path_or_name: see ``find_checkpoint``.
+        student: those of its student, a checkpoint of its own in the folder ``fast``.
 
     Raises:
-        BadRequest: not found, truncated, altered, foreign, or of another feature path.
+        BadRequest: not found, truncated, altered, foreign, or of another feature path; or it has no
+            student, or one of another teacher.
     """
     folder = find_checkpoint(path_or_name)
-    try:
-        card = CheckpointCard.from_json(json.loads(_bytes(folder / CARD, MAX_CARD)))
-    except (ValueError, RecursionError):
-        raise _damaged(folder / CARD, "is not JSON") from None
+    if student:
+        folder = _student_of(folder)
+    card = _card(folder)
     raw = _bytes(folder / WEIGHTS, MAX_WEIGHTS)
     digest = hashlib.sha256(raw).hexdigest()
     if digest != card.sha256:
@@ -76,6 +78,27 @@ def load_checkpoint(
         return card, load(raw)
     except (SafetensorError, KeyError, ValueError) as error:
         raise _damaged(folder / WEIGHTS, "is not a safetensors file", got=str(error)) from None
+
+
+def _card(folder: Path) -> CheckpointCard:
+    try:
+        return CheckpointCard.from_json(json.loads(_bytes(folder / CARD, MAX_CARD)))
+    except (ValueError, RecursionError):
+        raise _damaged(folder / CARD, "is not JSON") from None
+
+
+def _student_of(folder: Path) -> Path:
+    """Folder of a checkpoint's student; one that learned from other weights is left behind from an
+    earlier training, and would not map as its teacher does."""
+    own, then = folder / STUDENT, "teach it one: python -m pipeline.train ... --student"
+    if not (own / CARD).is_file():
+        raise BadRequest("this checkpoint has no student", got="--speed fast",
+                         allowed="exact, default", then=then)
+    learned_from, teacher = _card(own).teacher.get("sha256"), _card(folder).sha256
+    if learned_from not in (None, teacher):
+        raise BadRequest("the checkpoint's student learned from another one",
+                         got=f"sha256 {str(learned_from)[:12]}", allowed=teacher[:12], then=then)
+    return own
 
 
 def save_checkpoint(

@@ -35,7 +35,7 @@ def newest(
     """
     groups: dict[tuple[str, ...], list[pystac.Item]] = {}
     for item in items:
-        groups.setdefault(_acquisition(item), []).append(item)
+        groups.setdefault(acquisition(item), []).append(item)
     kept: list[pystac.Item] = []
     dropped: list[tuple[str, str]] = []
     for versions in groups.values():
@@ -54,7 +54,8 @@ def newest(
     return kept, dropped
 
 
-def _acquisition(item: pystac.Item) -> tuple[str, ...]:
+def acquisition(item: pystac.Item) -> tuple[str, ...]:
+    """What names an acquisition: all versions of it share this."""
     p = item.properties
     platform = str(p.get("platform") or p.get("constellation") or "").lower().replace("_", "-")
     if datatake := p.get("s2:datatake_id"):

@@ -23,13 +23,14 @@ from pipeline.data.place_columns import PREFIX
 from pipeline.data.places import read_places
 from pipeline.data.points import targets
 from pipeline.spec.errors import BadRequest
-from pipeline.spec.grid import utm_epsg, utm_zone, window
+from pipeline.spec.grid import NORTH_END, SOUTH_END, utm_epsg, utm_zone, window
 from pipeline.spec.tasks import Task
 from pipeline.spec.timeline import Timeline, parse_period
 
 BLOCK_PX = 512  # points of one lattice block are read together
 PLACE_BLOCK_M = 5000  # the same for place features, which need no month of every image
-SOUTH_END, NORTH_END = -80.0, 84.0  # of UTM
+
+_PAD = 0.005  # degrees of latitude, 550 m: two pixels of the coarsest map
 
 # Columns that samples.parquet has a meaning for already (``data.points``).
 _TAKEN = ("sample_id", "lon", "lat", "group", "valid_date", "date_end")
@@ -58,10 +59,13 @@ class LabelPoints:
 
     @property
     def area(self) -> shapely.Geometry:
-        """Box around the points, a pixel wider, EPSG:4326."""
-        pad = 0.005
-        return shapely.box(max(self.lon.min() - pad, -180), max(self.lat.min() - pad, -90),
-                           min(self.lon.max() + pad, 180), min(self.lat.max() + pad, 90))
+        """Boxes around the points, two map pixels wide or more, EPSG:4326: whatever lies between
+        far-apart points is not searched for."""
+        high = _PAD
+        wide = high / np.cos(np.radians(np.minimum(np.abs(self.lat), NORTH_END)))
+        return shapely.union_all(shapely.box(
+            np.maximum(self.lon - wide, -180), np.maximum(self.lat - high, -90),
+            np.minimum(self.lon + wide, 180), np.minimum(self.lat + high, 90)))
 
     @property
     def span(self) -> Timeline:

@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.data.files import atomic_write_json
 from pipeline.data.hrefs import scrubbed, shown
 from pipeline.data.rasters import ImageFile
-from pipeline.data.sources import assets_needed, source_of
+from pipeline.data.sources import assets_needed, coarsest_m, source_of
 from pipeline.data.web import trusted_hosts
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.sensors import sensor
@@ -107,25 +108,43 @@ class ItemSet:
     def file(self, index: int, key: str) -> ImageFile:
         """What is known of the file of an item's asset."""
         item, asset = self.items[index], self.items[index].assets[key]
+        source = self.sources[index]
         return ImageFile(
-            asset.href, item.id, self.sources[index].signer,
+            asset.href, item.id, source.signer,
             str(asset.extra_fields.get("file:checksum") or ""), trusted_hosts(self.catalog),
+            coarsest_m(source, key),
         )
 
     def touching(self, geobox: GeoBox) -> tuple[int, ...]:
         """Indices of the items whose footprint may overlap a window."""
-        to_degrees = Transformer.from_crs(str(geobox.crs), 4326, always_xy=True).transform
-        edges = shapely.segmentize(shapely.box(*geobox.boundingbox.bbox), geobox.resolution.x * 100)
-        outline = shapely.transform(edges, to_degrees, interleaved=False)
-        west, south, east, north = outline.bounds
-        if east - west > 180:  # its edge pixels lie across the antimeridian: ask all around
-            outline = shapely.box(-180, south, 180, north)
-        hits = shapely.intersects(self._footprints, outline)
-        return tuple(int(k) for k in hits.nonzero()[0])
+        return self.touching_each([geobox])[0]
+
+    def touching_each(self, windows: Sequence[GeoBox]) -> list[tuple[int, ...]]:
+        """``touching`` of many windows at once."""
+        outlines = np.empty(len(windows), object)
+        for crs, group in groupby(range(len(windows)), key=lambda k: str(windows[k].crs)):
+            index = list(group)
+            pixel = np.array([windows[k].resolution.x for k in index])
+            bounds = np.array([windows[k].boundingbox.bbox for k in index])
+            edges = shapely.segmentize(shapely.box(*bounds.T), pixel * 100)
+            outlines[index] = shapely.transform(edges, _to_degrees(crs), interleaved=False)
+        west, south, east, north = shapely.bounds(outlines).T
+        across = east - west > 180  # its edge pixels lie across the antimeridian: ask all around
+        outlines[across] = shapely.box(-180, south[across], 180, north[across])
+        window, item = self._footprints.query(outlines, predicate="intersects")
+        order = np.lexsort((item, window))
+        ends = np.cumsum(np.bincount(window, minlength=len(windows)))
+        found = np.split(item[order], ends[:-1])
+        return [tuple(one.tolist()) for one in found[: len(windows)]]
 
     @cached_property
-    def _footprints(self) -> Any:
-        return np.array([footprint(item) for item in self.items], dtype=object)
+    def _footprints(self) -> shapely.STRtree:
+        return shapely.STRtree([footprint(item) for item in self.items])
+
+
+@lru_cache(maxsize=64)
+def _to_degrees(crs: str) -> Callable[..., Any]:
+    return Transformer.from_crs(crs, 4326, always_xy=True).transform
 
 
 def _floats(value: Any) -> Any:

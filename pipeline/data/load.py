@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import dask
 import dask.array as da
 import numpy as np
 import odc.geo.xr
 import xarray as xr
-from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from pipeline.data.items import ItemSet, when
 from pipeline.data.recipe import Recipe
-from pipeline.data.stacks import Images, Loader, Stack, open_stacks
+from pipeline.data.stacks import Images, Loader, Stack, images_of, open_stacks
+from pipeline.data.tile import finer, read_tile
 from pipeline.prep.radiometry import to_db
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import DataTrouble
@@ -61,13 +60,7 @@ def open_composite(
     chunk = chunk_px or max(_CHUNK_READ_PX // aggregate, 1)
     fine = finer(geobox, aggregate)
     stacks = open_stacks(chosen, fine, names, chunk * aggregate, loader)
-    found = [timeline.step_of(when(item)) for item in chosen.items]
-    steps, passes = np.array([-1 if k is None else k for k in found]), np.array(chosen.passes)
-    recipe = Recipe(
-        tuple(s.images for s in stacks),
-        tuple(steps[s.images.index] for s in stacks), tuple(passes[s.images.index] for s in stacks),
-        timeline.steps, aggregate, sensor(items.sensor).kind,
-    )
+    recipe = recipe_of(chosen, [s.images for s in stacks], timeline, aggregate)
     packed = [_compose(recipe, stacks, band, geobox, chunk) for band in names]
     x = da.stack([p[0] for p in packed], axis=1)  # B x (T, Y, X) -> (T, B, Y, X)
     count = packed[0][1].astype(np.uint8)
@@ -87,24 +80,28 @@ def load_cube(
     *,
     aggregate: int = 1,
     num_workers: int | None = None,
+    composited: Callable[[float], None] | None = None,
 ) -> Cube:
-    """``open_composite`` of one tile, computed.
+    """``open_composite`` of one tile, bit for bit, without a graph: images are read as they are
+    composited, and decoded blocks are held for the tile's neighbours.
 
     Args:
         num_workers: reading threads; more than cores, because they wait for the network.
+        composited: is told the processor seconds of each composite, by the thread that made it.
 
     Raises:
         DataTrouble: an asset cannot be read; the message names the item and the file.
     """
-    lazy = open_composite(items, geobox, bands, timeline, aggregate=aggregate)
-    workers = num_workers or min(8, 4 * (os.cpu_count() or 1))
+    chosen, names = items.usable(bands), tuple(bands)
+    recipe = recipe_of(chosen, images_of(chosen, finer(geobox, aggregate), names), timeline,
+                     aggregate)
     try:
-        x, count = dask.compute(lazy["value"].data, lazy["count"].data, scheduler="threads",
-                                num_workers=workers)
+        x, count = read_tile(recipe, geobox, names, max(_CHUNK_READ_PX // aggregate, 1),
+                             num_workers or min(8, 4 * (os.cpu_count() or 1)), composited)
     except MemoryError:
         raise DataTrouble("a tile does not fit into memory", then="try a smaller --tile-size") \
             from None
-    return Cube(items.sensor, tuple(bands), timeline, geobox, x, count)
+    return Cube(items.sensor, names, timeline, geobox, x, count)
 
 
 def open_scenes(
@@ -141,17 +138,28 @@ def open_scenes(
     return _described(da.stack(parts, axis=1), None, coords, geobox, chosen, None)
 
 
-def finer(geobox: GeoBox, factor: int) -> GeoBox:
-    """The same window with pixels ``factor`` times smaller, edges kept exactly."""
-    h, w = geobox.shape
-    t = geobox.affine
-    smaller = Affine(t.a / factor, 0, t.c, 0, t.e / factor, t.f)
-    return GeoBox((h * factor, w * factor), smaller, geobox.crs)
+def recipe_of(
+    items: ItemSet, groups: Sequence[Images], timeline: Timeline, aggregate: int
+) -> Recipe:
+    """What is made of the images of a window."""
+    found = [timeline.step_of(when(item)) for item in items.items]
+    steps, passes = np.array([-1 if k is None else k for k in found]), np.array(items.passes)
+    return Recipe(
+        tuple(groups), tuple(steps[g.index] for g in groups),
+        tuple(passes[g.index] for g in groups),
+        timeline.steps, aggregate, sensor(items.sensor).kind,
+    )
 
 
 def _scene_block(*blocks: np.ndarray, images: Images, band: str, kind: str) -> np.ndarray:
-    values = images.physical(band, blocks, np.arange(len(images.index)))
-    return to_db(values) if kind == "sar" else values
+    out = np.empty(blocks[0].shape, np.float32)
+    for k, numbers in enumerate(blocks[0]):
+        quality = blocks[1][k] if len(blocks) > 1 else None
+        if quality is not None:
+            images.check_offset(band, k, numbers, quality)
+        values = images.physical(band, k, numbers, images.covered(quality))
+        out[k] = to_db(values) if kind == "sar" else values
+    return out
 
 
 def _compose(

@@ -25,6 +25,7 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from pipeline.data.blocks import HeldFile
 from pipeline.data.rasters import GDAL_OPTIONS, ImageFile, read_image
 
 
@@ -43,7 +44,7 @@ def stack(
         dtypes, fills: asset key -> data type and value where there is no pixel.
         geobox: window; its CRS must have an EPSG code, its pixels must be square.
         chunk_px: chunk size, pixels.
-        files: by href.
+        files: by alias.
     """
     epsg, box = CRS(geobox.crs).epsg, geobox.boundingbox
     plain = [
@@ -90,7 +91,8 @@ class _Reader:
     def read(self, window: Window) -> np.ndarray:
         """[Y, X] of a window, the fill value where the file has nothing."""
 
-        def pixels(file: rasterio.DatasetReader) -> np.ndarray:
+        def pixels(held: HeldFile) -> np.ndarray:
+            file = held.opened(None)
             # without nodata only an alpha band tells what lies beyond the file
             with WarpedVRT(file, sharing=False, resampling=self._resampling,
                            add_alpha=file.nodata is None, **self._grid) as warped:

@@ -11,12 +11,13 @@ from odc.geo.geobox import GeoBox
 from odc.loader.types import RasterLoadParams
 from shapely.geometry.base import BaseGeometry
 
+from pipeline.data.blocks import SHARED
 from pipeline.data.items import ItemSet
-from pipeline.data.load import finer
 from pipeline.data.rasters import GDAL_OPTIONS
 from pipeline.data.reader import NearestReader, centres
 from pipeline.data.search import search
 from pipeline.data.sources import CATALOGS, STORED_DTYPE
+from pipeline.data.tile import finer
 from pipeline.prep.place import halo_px, shares, terrain
 from pipeline.prep.radiometry import to_physical
 from pipeline.spec.context import layers_needed
@@ -111,7 +112,7 @@ def _strip(items: ItemSet, window: GeoBox) -> np.ndarray:
     out = np.full(window.shape, np.nan, np.float32)
     for k in reversed(items.touching(window)):  # they are in the order of time
         source = items.sources[k]
-        reader = NearestReader(items.file(k, source.assets[items.sensor]))
+        reader = NearestReader(items.file(k, source.assets[items.sensor]), SHARED)
         how = RasterLoadParams(STORED_DTYPE[source.unit], source.nodata)
         _, dn = reader.read(how, window)
         np.copyto(out, to_physical(dn, source, source.scale, source.offset), where=np.isnan(out))

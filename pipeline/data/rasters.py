@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+import os
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import rasterio
 
+from pipeline.data.blocks import BlockStore, HeldFile
 from pipeline.data.hrefs import is_url, shown
 from pipeline.data.remote import Changed, RemoteFile, Unreadable
 from pipeline.data.signing import signed
@@ -60,13 +63,20 @@ class ImageFile:
         checksum: sha256 as a multihash in hexadecimal, as the item states it; may be empty. Other
             hashes are not checked.
         trusted: private hosts that may be reached.
+        coarsest_m: pixel, metres, up to which overviews may stand for it; 0 is never.
     """
 
-    href: str
+    href: str = field(repr=False)
     item: str
     signer: str = ""
     checksum: str = ""
     trusted: frozenset[str] = frozenset()
+    coarsest_m: float = 0.0
+
+    @property
+    def alias(self) -> str:
+        """What loaders know it by: they show addresses, queries and all, in logs and dashboards."""
+        return "/" + hashlib.sha256(self.href.encode()).hexdigest()
 
     def trouble(self, reason: str) -> DataTrouble:
         """The user's error, naming item and file."""
@@ -78,8 +88,10 @@ class ImageFile:
                            got=f"{shown(self.href)}: {reason}", then=then)
 
 
-def read_image(image: ImageFile, action: Callable[[rasterio.DatasetReader], T]) -> T:
-    """What a function makes of the opened file; set ``GDAL_OPTIONS`` around it.
+def read_image(
+    image: ImageFile, action: Callable[[HeldFile], T], store: BlockStore | None = None
+) -> T:
+    """What a function makes of a file; set ``GDAL_OPTIONS`` around it.
 
     A file on the web that cannot be decoded, or was replaced meanwhile, is read a second time:
     it may have suffered on the way.
@@ -87,6 +99,7 @@ def read_image(image: ImageFile, action: Callable[[rasterio.DatasetReader], T]) 
     Args:
         image: the file.
         action: reads pixels. It may raise ``Unreadable``.
+        store: of blocks; the file is opened only for what is not held there.
 
     Raises:
         DataTrouble: it cannot be opened or read, or is not what it should be.
@@ -98,16 +111,13 @@ def read_image(image: ImageFile, action: Callable[[rasterio.DatasetReader], T]) 
             if is_url(target := signed(image.href, image.signer)):
                 remote = RemoteFile(image.href, image.signer, image.trusted)
                 target = "image.tif"  # a name for GDAL, which knows neither address nor token
-            _check_sum(image, remote)
-            with rasterio.open(
-                target, opener=remote, sharing=False,
-                driver="GTiff",  # a VRT of that name could name any file of this machine
-            ) as file:
-                _check(file)
-                made = action(file)
-            if remote is None or remote.failure is None:
-                return made
-            failure = remote.failure
+            with ExitStack() as opened:
+                made = action(HeldFile(
+                    cache(partial(_open, image, target, remote, opened)), partial(_sound, remote),
+                    store, _key(image, remote) if store else None,
+                    together=remote is not None))
+            _sound(remote)
+            return made
         except (Unreadable, Changed, DataTrouble, rasterio.errors.RasterioError,
                 OSError) as error:
             # what GDAL says of a failed transfer is that the file is broken
@@ -116,6 +126,38 @@ def read_image(image: ImageFile, action: Callable[[rasterio.DatasetReader], T]) 
             break
         remote.forget()
     raise image.trouble(reason_of(failure)) from None
+
+
+def _open(
+    image: ImageFile, target: str, remote: RemoteFile | None, opened: ExitStack, level: int | None
+) -> rasterio.DatasetReader:
+    """The opened file, or an overview of it, checked."""
+    _check_sum(image, remote)
+    options = {} if level is None else {"overview_level": level}
+    file = opened.enter_context(rasterio.open(
+        target, opener=remote, sharing=False,
+        driver="GTiff",  # a VRT of that name could name any file of this machine
+        **options))
+    _check(file)
+    return file
+
+
+def _sound(remote: RemoteFile | None) -> None:
+    """Raise what went wrong on the web: GDAL may have taken it for the end of the file."""
+    if remote is not None and remote.failure is not None:
+        raise remote.failure
+
+
+def _key(image: ImageFile, remote: RemoteFile | None) -> Hashable:
+    """What tells the file as it is now, and as its item says that it is, from any other; None
+    where nothing does (buckets)."""
+    if remote is not None:
+        return remote.key, image.checksum
+    try:
+        stat = os.stat(image.href)
+    except OSError:
+        return None  # which is said when it is opened
+    return image.href, image.checksum, stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _check(file: rasterio.DatasetReader) -> None:

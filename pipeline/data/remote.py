@@ -6,8 +6,9 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import SEEK_CUR, SEEK_END
+from itertools import count
 from typing import ClassVar
 
 import requests
@@ -21,7 +22,7 @@ _PIECE = 1 << 15  # bytes asked for at least: the header of a COG in one request
 _GAP = 1 << 15  # bytes between two wanted ranges that are read along rather than asked around
 _LONGEST = 1 << 24  # bytes asked for at most
 _TRIES = 3  # answers that do not fit the question
-_HEADERS_KEPT = 1024  # files: 32 MiB
+_HEADERS_KEPT = 2048  # files: 64 MiB, a year of one sensor over a few tiles of an archive
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -33,13 +34,18 @@ class Unreadable(Exception):
     """A reason in words, without the address."""
 
 
+_numbers = count()
+
+
 @dataclass(frozen=True)
 class _Header:
-    """First bytes of a file, its size in bytes, and the server's mark of this version."""
+    """First bytes of a file, its size in bytes, the server's mark of this version, and a number
+    that no other header has."""
 
     start: bytes
     size: int
     version: str
+    number: int = field(default_factory=_numbers.__next__)
 
 
 class RemoteFile:
@@ -60,6 +66,7 @@ class RemoteFile:
     # of all files, latest last
     _headers: ClassVar[OrderedDict[tuple[str, str], _Header]] = OrderedDict()
     _lock: ClassVar = threading.Lock()
+    received: ClassVar[int] = 0  # bytes, of all files
 
     def __init__(self, href: str, signer: str, trusted: frozenset[str]) -> None:
         self._href, self._signer = href, signer
@@ -73,6 +80,11 @@ class RemoteFile:
     def length(self) -> int:
         """Size of the file, bytes."""
         return self._header.size
+
+    @property
+    def key(self) -> int:
+        """Tells this version of the file from all others; another one after ``forget``."""
+        return self._header.number
 
     def forget(self) -> None:
         """Read the header anew, next time."""
@@ -104,7 +116,7 @@ class RemoteFile:
     def whole(self) -> bytes:
         """The whole file, asked for anew: what is read later comes from this copy."""
         self._around = (0, b"")
-        self._header = _Header(b"", self.length, self._header.version)
+        self._header = replace(self._header, start=b"")
         return self.get(0, self.length)
 
     def _read_header(self) -> _Header:
@@ -133,6 +145,8 @@ class RemoteFile:
             if answer.status_code not in (200, 206):
                 raise Unreadable(f"HTTP {answer.status_code}")
             if part := _part(answer, first, stop):
+                with self._lock:
+                    RemoteFile.received += len(part[0])
                 return (*part, answer.headers.get("ETag", ""))
             why = "the server's answers are not the bytes that were asked for"
         raise Unreadable(why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pystac
 import shapely
 import shapely.geometry
@@ -15,7 +16,13 @@ from pipeline.data.items import ItemSet, when
 from pipeline.data.sources import CATALOGS, collections_of, source_of, why_not
 from pipeline.data.web import reason_of
 from pipeline.spec.errors import NothingFound
+from pipeline.spec.grid import NORTH_END
 from pipeline.spec.timeline import Timeline
+
+# Degrees of latitude, 5 km: more than the diagonal of a cell (``infer.plan``), and than an image
+# reaches beyond its outline.
+_REACH = 0.05
+_WORLD = shapely.box(-180, -90, 180, 90)
 
 # Extensions whose migration pystac 1.15 does with a warning about hrefs; nothing here reads them.
 _UNREAD_EXTENSIONS = ("/storage/", "/alternate-assets/")
@@ -24,7 +31,7 @@ _UNREAD_EXTENSIONS = ("/storage/", "/alternate-assets/")
 def search(
     catalog: str, sensor: str, area: BaseGeometry, timeline: Timeline | None
 ) -> ItemSet:
-    """Images of one sensor that touch an area within a period.
+    """Images of one sensor that touch an area, or come near it, within a period.
 
     Args:
         catalog: ``planetary-computer``, ``earth-search``, URL of a STAC API, path of a static
@@ -41,14 +48,15 @@ def search(
     """
     wanted = collections_of(sensor)
     place = CATALOGS.get(catalog, catalog)
-    records, skipped = catalogs.find(place, sensor, area, timeline)
+    near = around(area)
+    records, skipped = catalogs.find(place, sensor, near, timeline)
     items: list[pystac.Item] = []
-    shapely.prepare(area)
+    shapely.prepare(near)
     for record in records:
         try:
             item = to_item(record)
             outside = timeline is not None and timeline.step_of(when(item)) is None
-            touches = area.intersects(shapely.geometry.shape(item.geometry))
+            touches = near.intersects(shapely.geometry.shape(item.geometry))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
                 RecursionError, pystac.STACError, pystac.STACTypeError,
                 shapely.errors.ShapelyError) as error:
@@ -77,6 +85,15 @@ def search(
         )
     items.sort(key=lambda i: (when(i), i.id))
     return ItemSet(sensor, shown(place), tuple(items), tuple(sorted(skipped)))
+
+
+def around(area: BaseGeometry) -> BaseGeometry:
+    """The area and what lies near it, EPSG:4326: an image's pixels may reach beyond its outline,
+    and sensors are ranked by what touches a whole cell. So two areas that share a pixel find all
+    images that matter to it, each of them."""
+    _, south, _, north = area.bounds
+    reach = _REACH / np.cos(np.radians(min(max(-south, north, 0), NORTH_END)))
+    return area.buffer(reach, quad_segs=2).intersection(_WORLD)
 
 
 def to_item(record: dict) -> pystac.Item:

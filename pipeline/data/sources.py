@@ -7,6 +7,7 @@ row fits an item; the tests hold that for every recorded item.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pystac
 
@@ -134,6 +135,7 @@ STORED_DTYPE = {
 # Data type and "nothing here" value of quality bands. Fill of Collection 2 is bit 0, not 0.
 MASK_DTYPE = {"scl": "uint8", "landsat-c2": "uint16", "landsat-c1": "uint16"}
 MASK_FILL = {"scl": 0, "landsat-c2": 1, "landsat-c1": 0}
+MASK_PIXEL_M = {"scl": 20.0, "landsat-c2": 30.0, "landsat-c1": 30.0}
 
 
 def collections_of(sensor_key: str) -> tuple[str, ...]:
@@ -168,6 +170,18 @@ def assets_needed(source: Source, bands: tuple[str, ...]) -> tuple[str, ...] | N
         return None
     assets = tuple(source.assets[b] for b in bands)
     return (*assets, source.mask_asset) if source.mask_asset else assets
+
+
+def coarsest_m(source: Source, key: str) -> float:
+    """Pixel, metres, up to which overviews may stand for an asset's numbers; 0 is never.
+
+    Averages of codes and of decibels mean nothing. Those of reflectance do as long as one pixel of
+    the quality band, which is read as it is, tells of all that was averaged. Where there is no
+    quality band any average does.
+    """
+    if key == source.mask_asset or not source.averages:
+        return 0.0
+    return math.inf if source.mask is None else MASK_PIXEL_M[source.mask]
 
 
 def _fits(row: Source, item: pystac.Item) -> bool:

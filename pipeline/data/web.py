@@ -46,6 +46,11 @@ TRUSTED_HOSTS = "WALLMAP_TRUSTED_HOSTS"  # environment: names of private hosts, 
 _CAUSES = (r"\[Errno -?\d+\] ([^'\")]+)", r"(Failed to resolve '[^']+')", r"(timed out[^)'\"]*)")
 _PATH = re.compile(r"(?:with )?url: \S+|\?\S+")
 
+# IPv6 addresses that an IPv4 address is the end of: translated by a gateway (RFC 6052), and of old
+_CARRIERS = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::/96")))
+# Public by their numbers, but answered inside a cloud by the machine's own host: Azure, Oracle.
+_CLOUD = ("168.63.129.16", "192.0.0.192")
+
 _sleep = time.sleep  # tests do not wait
 
 
@@ -187,8 +192,12 @@ def _retry_after(answer: requests.Response) -> float:
 def _public(address: str) -> bool:
     """Whether an IP address is anybody's; ValueError when it is none."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_global
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and any(ip in net for net in _CARRIERS):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        ip = inner or ip
+    return ip.is_global and not ip.is_multicast and str(ip) not in _CLOUD
 
 
 def _pools(trusted: frozenset[str]) -> dict[str, type[HTTPConnectionPool]]:

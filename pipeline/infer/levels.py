@@ -14,6 +14,7 @@ from pipeline.infer.plan import cell_side, lattice_cells
 from pipeline.prep.adapt import Shift, estimate
 from pipeline.prep.features import bands_needed
 from pipeline.spec.card import SensorCard
+from pipeline.spec.errors import DataTrouble
 from pipeline.spec.grid import Sheet
 from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import Task
@@ -38,10 +39,15 @@ def level_shift(
         timeline: the months.
 
     Raises:
-        DataTrouble: an image cannot be read, there is no clear pixel, or the shift is too large.
+        DataTrouble: an image cannot be read, there is no clear pixel, the shift is too large, or
+            the checkpoint knows a band in an index only: there is no level to shift it to.
     """
     sensor = SENSORS[items.sensor]
     bands = bands_needed(card.features, sensor.band_names)
+    if lacking := [band for band in bands if band not in card.features]:
+        raise DataTrouble(f"--adapt knows no level of {sensor.key} {', '.join(lacking)}: the "
+                          "checkpoint has it in an index only",
+                          then="use another --catalog or --checkpoint")
     found: dict[str, list[np.ndarray]] = {band: [] for band in bands}
     for sheet, window in sample_cells(sheets):
         cube = load_cube(items, window, bands, timeline, aggregate=task.aggregate)

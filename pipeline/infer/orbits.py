@@ -29,8 +29,8 @@ def orbits_of(items: ItemSet, tiles: Sequence[GeoBox]) -> list[dict[str, int]]:
     """
     names = [_orbit(item) for item in items.items]
     found = []
-    for tile in tiles:
-        passes = {(items.passes[k], names[k]) for k in items.touching(tile)}
+    for touching in items.touching_each(tiles):
+        passes = {(items.passes[k], names[k]) for k in touching}
         count = Counter(name for _, name in passes)
         found.append(dict(sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))))
     return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
-import pystac
-import shapely
-from pyproj import Transformer
 
-from pipeline.data.items import ItemSet, when
+from pipeline.data.items import ItemSet
+from pipeline.infer.coverage import Cells, coverage
 from pipeline.spec.card import CheckpointCard
 from pipeline.spec.grid import Sheet, Tile
 from pipeline.spec.request import Mode
@@ -45,12 +44,52 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cell:
-    """A part of a tile whose sensors are ranked together, best first, and why so."""
+    """A part of a tile whose sensors are ranked together, best first."""
 
     rows: slice
     cols: slice
     choices: tuple[Choice, ...]
-    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Why:
+    """How sensors are ranked, to be said in words.
+
+    Attributes:
+        preference: sensor keys in the user's order; empty = by score.
+        mode: how they are taken.
+        metric: what a score is.
+        steps: of the timeline.
+    """
+
+    preference: tuple[str, ...]
+    mode: Mode
+    metric: str
+    steps: int
+
+    def __call__(self, cells: Sequence[Cell]) -> str:
+        """Why some cells are mapped from what they are mapped from, in one line."""
+        order = _summary(cells)
+        if not order:
+            return "no acquisition of any sensor asked for touches the tile"
+        if self.mode == "all":
+            parts = ", ".join(f"{c.sensor} {c.expected_steps:.1f} of {self.steps} steps expected "
+                              f"({self.metric} {c.score:.3f})" for c in order)
+            return f"all sensors fused: {parts}"
+        if self.preference:
+            order = tuple(sorted(order, key=lambda c: self.preference.index(c.sensor)))
+            alone = len(self.preference) == 1
+            why = "asked for" if alone else "first in the order asked for"
+        else:
+            why = f"best expected {self.metric}"
+        firsts = {cell.choices[0].sensor for cell in cells if cell.choices}
+        if len(firsts) > 1:
+            why += f" (in most of its {len(cells)} cells; {', '.join(sorted(firsts))} lead in some)"
+        best, *rest = order
+        reason = (f"{best.sensor}: {why}, {best.expected_steps:.1f} of {self.steps} steps "
+                  f"expected ({self.metric} {best.score:.3f})")
+        others = ", ".join(f"{c.sensor} {c.score:.3f} at {c.expected_steps:.1f}" for c in rest)
+        return reason + (f"; else {others}" if others else "")
 
 
 @dataclass(frozen=True)
@@ -63,9 +102,10 @@ class PlanRow:
 
     sheet: Sheet
     tile: Tile
-    cells: tuple[Cell, ...]
+    cells: Sequence[Cell]
     reason: str
     mode: Mode = "order"
+    why: Why | None = None
 
     @property
     def key(self) -> str:
@@ -75,6 +115,10 @@ class PlanRow:
     def choices(self) -> tuple[Choice, ...]:
         """Per sensor: its mean over the tile's cells, the one that is first in most cells first."""
         return _summary(self.cells)
+
+    def reason_of(self, cell: Cell) -> str:
+        """Why one of its cells is mapped from what it is mapped from."""
+        return self.why((cell,)) if self.why else self.reason
 
     def where(self, sensor: str, rank: int | None = None) -> np.ndarray:
         """[Y, X] bool: pixels of the tile where the sensor has that rank; None = any."""
@@ -134,17 +178,12 @@ def plan(
     """
     rows = []
     how: Mode = mode or ("order" if preference else "best")
-
-    def explained(cell: Cell) -> Cell:
-        return replace(cell, reason=_reason((cell,), preference, how, card, timeline))
-
+    why = Why(tuple(preference), how, card.metric, timeline.steps)
     for sheet in sheets:
-        side = cell_side(sheet)
-        ranked = _rank_cells(sheet, side, items, card, timeline, preference)
+        ranking = _rank_cells(sheet, items, card, timeline, preference)
         for tile in sheet.tiles(tile_px):
-            cells = tuple(map(explained, _cells_of(sheet, tile, side, ranked)))
-            why = _reason(cells, preference, how, card, timeline)
-            rows.append(PlanRow(sheet, tile, cells, why, how))
+            cells = _TileCells(sheet, tile, ranking)
+            rows.append(PlanRow(sheet, tile, cells, why(tuple(cells)), how, why))
     return rows
 
 
@@ -163,81 +202,80 @@ def lattice_cells(sheet: Sheet) -> list[tuple[int, int]]:
     ]
 
 
-def _cells_of(
-    sheet: Sheet, tile: Tile, side: int, ranked: Mapping[tuple[int, int], tuple[Choice, ...]]
-) -> Iterator[Cell]:
-    """The parts of the lattice cells that lie in a tile."""
-    (row0, col0), (h, w) = sheet.lattice_origin, tile.geobox.shape
-    top, left = row0 + tile.rows.start, col0 + tile.cols.start
-    for cy in range(top // side, (top + h - 1) // side + 1):
-        for cx in range(left // side, (left + w - 1) // side + 1):
-            rows = slice(max(cy * side - top, 0), min((cy + 1) * side - top, h))
-            cols = slice(max(cx * side - left, 0), min((cx + 1) * side - left, w))
-            yield Cell(rows, cols, ranked[cy, cx])
+@dataclass(frozen=True)
+class _Ranking:
+    """Sensors of the H x W lattice cells that a sheet's window touches, best first.
+
+    Attributes:
+        side: of a cell, pixels.
+        top, left: lattice row and column of the first cell.
+        index: [H, W] of ``choices``: cells that the same images cover share theirs.
+        choices: each kind of cell once.
+    """
+
+    side: int
+    top: int
+    left: int
+    index: np.ndarray
+    choices: Sequence[tuple[Choice, ...]]
+
+
+@dataclass(frozen=True)
+class _TileCells(Sequence[Cell]):
+    """The parts of the lattice cells that lie in a tile, made when they are looked at."""
+
+    sheet: Sheet
+    tile: Tile
+    ranking: _Ranking
+
+    def __iter__(self) -> Iterator[Cell]:
+        (row0, col0), (h, w) = self.sheet.lattice_origin, self.tile.geobox.shape
+        ranking, side = self.ranking, self.ranking.side
+        top, left = row0 + self.tile.rows.start, col0 + self.tile.cols.start
+        for cy in range(top // side, (top + h - 1) // side + 1):
+            for cx in range(left // side, (left + w - 1) // side + 1):
+                rows = slice(max(cy * side - top, 0), min((cy + 1) * side - top, h))
+                cols = slice(max(cx * side - left, 0), min((cx + 1) * side - left, w))
+                kind = ranking.index[cy - ranking.top, cx - ranking.left]
+                yield Cell(rows, cols, ranking.choices[kind])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @overload
+    def __getitem__(self, k: int) -> Cell: ...
+    @overload
+    def __getitem__(self, k: slice) -> tuple[Cell, ...]: ...
+    def __getitem__(self, k: int | slice) -> Cell | tuple[Cell, ...]:
+        return tuple(self)[k]
 
 
 def _rank_cells(
-    sheet: Sheet, side: int, items: Mapping[str, ItemSet], card: CheckpointCard,
-    timeline: Timeline, preference: Sequence[str],
-) -> dict[tuple[int, int], tuple[Choice, ...]]:
-    """Sensors of every lattice cell that the sheet's window touches, best first."""
-    keys = lattice_cells(sheet)
-    boxes = _lonlat_boxes(sheet, side, keys)
-    found: list[list[Choice]] = [[] for _ in keys]
-    for key, members in items.items():
-        counts, steps, seen = _coverage(members, boxes, timeline)
-        for k in np.flatnonzero(counts):
-            score = card.sensors[key].score_at(steps[k])
-            found[k].append(Choice(key, int(counts[k]), float(steps[k]), score,
-                                   tuple(seen[k].tolist())))
+    sheet: Sheet, items: Mapping[str, ItemSet], card: CheckpointCard, timeline: Timeline,
+    preference: Sequence[str],
+) -> _Ranking:
+    """Rank the sensors of every lattice cell that the sheet's window touches."""
+    side = cell_side(sheet)
+    cells = Cells(sheet, side)
+    kinds: list[list[Choice]] = []  # per sensor
+    kind = np.full((len(cells.boxes), len(items)), -1)
+    for s, (key, members) in enumerate(items.items()):
+        counts, steps, seen = coverage(members, cells, timeline)
+        has = counts > 0
+        table, kind[has, s] = np.unique(np.column_stack([counts, steps, seen])[has], axis=0,
+                                        return_inverse=True)
+        kinds.append([Choice(key, int(n), k, card.sensors[key].score_at(k), tuple(each))
+                      for n, k, *each in table.tolist()])
 
     def rank(choice: Choice) -> tuple[float, int]:
         if preference:
             return preference.index(choice.sensor), 0
         return -choice.score, SENSORS[choice.sensor].code
 
-    return {key: tuple(sorted(c, key=rank)) for key, c in zip(keys, found, strict=True)}
-
-
-def _lonlat_boxes(sheet: Sheet, side: int, keys: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Cells in EPSG:4326, as the boxes around their projected corners."""
-    (row0, col0), affine, p = sheet.lattice_origin, sheet.geobox.affine, sheet.pixel_m
-    cy, cx = np.array(keys).T
-    x = affine.c + (cx[:, None] * side - col0 + np.array([0, side, 0, side])) * p  # (K, 4)
-    y = affine.f - (cy[:, None] * side - row0 + np.array([0, 0, side, side])) * p
-    lon, lat = Transformer.from_crs(sheet.epsg, 4326, always_xy=True).transform(x, y)
-    return shapely.box(lon.min(1), lat.min(1), lon.max(1), lat.max(1))
-
-
-def _coverage(
-    members: ItemSet, boxes: np.ndarray, timeline: Timeline
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per cell: number of items that touch it, expected number of clear steps, and [K, T] expected
-    clear observations of each step.
-
-    Items are taken as independent: a step is missed when all of its items miss it. Frames of one
-    pass are one observation, however much they overlap.
-    """
-    items: Sequence[pystac.Item] = members.items
-    footprints = np.array([shapely.geometry.shape(i.geometry) for i in items], dtype=object)
-    steps = [timeline.step_of(when(i)) for i in items]
-    clear = np.array([1 - min(max(float(i.properties.get("eo:cloud_cover") or 0), 0), 100) / 100
-                      for i in items])
-    missed = np.ones((len(boxes), timeline.steps))
-    passes: dict[tuple[int, int, int], float] = {}  # cell, step, pass -> expected observations
-    cell, item = shapely.STRtree(footprints).query(boxes, predicate="intersects")
-    share = shapely.area(shapely.intersection(boxes[cell], footprints[item])) / shapely.area(
-        boxes[cell]
-    )
-    for k, m, part in zip(cell, item, share, strict=True):
-        if (step := steps[m]) is not None:
-            missed[k, step] *= 1 - clear[m] * part
-            one = (int(k), step, members.passes[m])
-            passes[one] = min(passes.get(one, 0.0) + clear[m] * part, 1.0)
-    seen = np.zeros_like(missed)
-    for (k, step, _), expected in passes.items():
-        seen[k, step] += expected
-    return np.bincount(cell, minlength=len(boxes)), (1 - missed).sum(1), seen
+    every, index = np.unique(kind, axis=0, return_inverse=True)
+    choices = [tuple(sorted((kinds[s][k] for s, k in enumerate(row) if k >= 0), key=rank))
+               for row in every.tolist()]
+    return _Ranking(side, cells.top, cells.left, index.reshape(cells.shape), choices)
 
 
 def _summary(cells: Sequence[Cell]) -> tuple[Choice, ...]:
@@ -255,30 +293,3 @@ def _summary(cells: Sequence[Cell]) -> tuple[Choice, ...]:
         for key, group in by_sensor.items()
     ]
     return tuple(sorted(means, key=lambda c: (-first[c.sensor], -c.score)))
-
-
-def _reason(
-    cells: Sequence[Cell], preference: Sequence[str], mode: Mode, card: CheckpointCard,
-    timeline: Timeline,
-) -> str:
-    """Why the tile is mapped from what it is mapped from, in one line."""
-    order = _summary(cells)
-    if not order:
-        return "no acquisition of any sensor asked for touches the tile"
-    if mode == "all":
-        parts = ", ".join(f"{c.sensor} {c.expected_steps:.1f} of {timeline.steps} steps expected "
-                          f"({card.metric} {c.score:.3f})" for c in order)
-        return f"all sensors fused: {parts}"
-    if preference:
-        order = tuple(sorted(order, key=lambda c: preference.index(c.sensor)))
-        why = "asked for" if len(preference) == 1 else "first in the order asked for"
-    else:
-        why = f"best expected {card.metric}"
-    firsts = {cell.choices[0].sensor for cell in cells if cell.choices}
-    if len(firsts) > 1:
-        why += f" (in most of its {len(cells)} cells; {', '.join(sorted(firsts))} lead in some)"
-    best, *rest = order
-    reason = (f"{best.sensor}: {why}, {best.expected_steps:.1f} of {timeline.steps} steps "
-              f"expected ({card.metric} {best.score:.3f})")
-    others = ", ".join(f"{c.sensor} {c.score:.3f} at {c.expected_steps:.1f}" for c in rest)
-    return reason + (f"; else {others}" if others else "")

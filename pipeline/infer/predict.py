@@ -1,8 +1,8 @@
-"""NumPy cube -> device -> NumPy predictions. One fixed batch shape, so that a pixel's value does
-not depend on the tile that it came in."""
+"""NumPy cube -> device -> NumPy predictions of the pixels that have enough observations."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,18 +11,17 @@ import torch
 
 import models
 from models.domain import PREFIX, Domain
-from pipeline.prep.features import cube_pixels, model_input
+from models.engine import branch_of, known
+from models.kernels import Precision, fastest
+from pipeline.infer.feed import Feed
+from pipeline.prep.features import cube_planes, input_planes
 from pipeline.prep.place import place_rows
 from pipeline.spec.card import CheckpointCard
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.quality import QualityRules
+from pipeline.spec.request import DEVICES, Speed
 from pipeline.spec.tasks import Task
-
-# Pixels a batch. Small enough to stay in a core's cache (twice as fast as 16 384 there), and
-# fixed: kernels choose their summation order by shape, so one shape gives one result.
-BATCH = 1024
-BLOCK = 64 * BATCH  # pixels whose model input is held at once
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,10 @@ class Prediction:
     index: np.ndarray
 
 
+class Halted(Exception):
+    """Nobody waits for the prediction any more."""
+
+
 class Predictor:
     """A checkpoint on a device.
 
@@ -50,13 +53,19 @@ class Predictor:
         card: of the checkpoint.
         arrays: its weights by name.
         device: ``auto``, ``cpu`` or ``cuda``.
+        speed: ``exact`` computes in float32, everything else in what the device is best at.
+
+    Attributes:
+        precision: what its encoders compute in; float32 where the engine does not know them.
+        halted: set it, and what is being predicted in other threads ends with ``Halted``.
 
     Raises:
         BadRequest: the weights do not fit the card, or the device is not there.
     """
 
     def __init__(
-        self, task: Task, card: CheckpointCard, arrays: Mapping[str, np.ndarray], device: str
+        self, task: Task, card: CheckpointCard, arrays: Mapping[str, np.ndarray], device: str,
+        speed: Speed = "exact",
     ) -> None:
         self.task, self.card, self.device = task, card, pick_device(device)
         self.rules = QualityRules.of(task, card)
@@ -76,7 +85,21 @@ class Predictor:
                              got=str(error)[:200],
                              then="train it again with python -m pipeline.train") from None
         self.module = module.eval().to(self.device)
+        native = all(known(module, key) for key in card.sensors)
+        self.precision = precision_of(speed, device) if native else "float32"
         self.domains = {key: domain.to(self.device) for key, domain in domains.items()}
+        self._feeds: dict[str, Feed] = {}
+        self._lock = threading.Lock()
+        self.halted = threading.Event()
+
+    def feed(self, sensor: str) -> Feed:
+        """A sensor's branch, set up when it is first used: a GPU's memory is for what is."""
+        with self._lock:
+            if sensor not in self._feeds:
+                branch = branch_of(self.module, sensor, self.domains.get(sensor), self.precision)
+                shape = (self.card.steps, self.card.sensors[sensor].channels)
+                self._feeds[sensor] = Feed(branch, shape, self.device)
+            return self._feeds[sensor]
 
     def __call__(self, sensor: str, cube: Cube, wanted: np.ndarray) -> Prediction:
         """Predict the wanted pixels of a cube from one sensor.
@@ -86,20 +109,23 @@ class Predictor:
             cube: of that sensor.
             wanted: [Y, X] bool.
         """
-        x, valid = cube_pixels(cube)
-        valid = valid & np.isfinite(x).all(-1)
-        steps = valid.sum(1)
+        x, valid = cube_planes(cube)
+        valid = valid & np.isfinite(x).all(1)
+        steps = valid.sum(0)
         use = np.flatnonzero(wanted.ravel() & (steps >= self.task.min_steps))
         k = len(self.task.classes) or 1
         score = np.full((k, wanted.size), np.nan, np.float32)
         index = np.full(wanted.size, np.nan, np.float32)
         months, card = np.array(cube.timeline.months), self.card.sensors[sensor]
         place = place_rows(cube.place, card.static, wanted.size) if card.static else None
-        for start in range(0, use.size, BLOCK):
-            rows = use[start : start + BLOCK]
-            inputs = model_input(x[rows], valid[rows], months, cube.bands, card,
-                                 None if place is None else place[rows])
-            outputs, index[rows] = self.run(sensor, inputs)
+        block = self.feed(sensor).block
+        for start in range(0, use.size, block):
+            if self.halted.is_set():
+                raise Halted
+            rows = use[start : start + block]
+            planes = input_planes(x.take(rows, 2), valid.take(rows, 1), months, cube.bands, card,
+                                  None if place is None else place[rows])
+            outputs, index[rows] = self.run(sensor, planes.transpose(2, 0, 1))
             score[:, rows] = self._physical(sensor, outputs).T
         return Prediction(score.reshape(k, *wanted.shape), steps.reshape(wanted.shape),
                           index.reshape(wanted.shape))
@@ -107,28 +133,7 @@ class Predictor:
     def run(self, sensor: str, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Raw outputs [N, K] (logits, or the standardised value) of model inputs [N, T, C], and
         their dissimilarity index [N]."""
-        n = len(inputs)
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, n, BATCH):
-                batch = inputs[start : start + BATCH]
-                pad = BATCH - len(batch)
-                if pad:
-                    batch = np.concatenate([batch, np.zeros((pad, *batch.shape[1:]), np.float32)])
-                both = self._forward(sensor, torch.from_numpy(batch).to(self.device))
-                parts.append([part[: BATCH - pad].cpu().numpy() for part in both])
-        if not parts:
-            return np.empty((0, 1), np.float32), np.empty(0, np.float32)
-        outputs, index = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return outputs, index
-
-    def _forward(self, sensor: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs and index of one batch; without a domain the features are not needed."""
-        if (domain := self.domains.get(sensor)) is None:
-            outputs = self.module.predict(sensor, x)  # type: ignore[operator]
-            return outputs, x.new_full((len(x),), torch.nan)
-        outputs, z = self.module.predict_and_embed(sensor, x)  # type: ignore[operator]
-        return outputs, domain(z)
+        return self.feed(sensor)(inputs)
 
     def _physical(self, sensor: str, outputs: np.ndarray) -> np.ndarray:
         """[N, K] calibrated probabilities, or [N, 1] values in the task's unit."""
@@ -186,12 +191,24 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(1, keepdims=True)
 
 
+def precision_of(speed: Speed, device: str) -> Precision:
+    """What ``exact``, ``default`` or ``fast`` computes in on ``auto``, ``cpu`` or ``cuda`` here.
+
+    Raises:
+        BadRequest: see ``pick_device``.
+    """
+    return "float32" if speed == "exact" else fastest(pick_device(device))
+
+
 def pick_device(name: str) -> torch.device:
     """The torch device of ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        BadRequest: CUDA was asked for and is not there.
+        BadRequest: there is no such device, or CUDA was asked for and is not there.
     """
+    if name not in DEVICES:
+        raise BadRequest("unknown device", got=name, allowed=", ".join(DEVICES),
+                         then="try --device auto")
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise BadRequest("no CUDA device is available", got=name, allowed="auto, cpu",

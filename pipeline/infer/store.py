@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ import zarr
 from pipeline.data.files import atomic_write_json, sync, writing
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.grid import Sheet, Tile
-from pipeline.spec.layers import Layer
+from pipeline.spec.layers import NO_SENSOR, OUTSIDE, Layer
 from pipeline.spec.manifest import TileRecord
 
-STAMP, LOG, STORE = "run.json", "tiles.jsonl", "store.zarr"
+STAMP, LOG, STORE, LOCK = "run.json", "tiles.jsonl", "store.zarr", "lock"
 
 
 class SheetView:
@@ -104,16 +104,7 @@ class RunStore:
 
     def done(self) -> dict[str, TileRecord]:
         """Records of the tiles that need not be done again, by key."""
-        records: dict[str, TileRecord] = {}
-        if self._log.exists():
-            for line in self._log.read_text().splitlines():
-                try:
-                    record = TileRecord(**json.loads(line))
-                except (json.JSONDecodeError, TypeError):
-                    continue  # the line that a crash cut short: its tile is done again
-                if record.status != "failed":
-                    records[record.key] = record
-        return records
+        return finished_tiles(self.root)
 
     def write(self, tile: Tile, arrays: Mapping[str, np.ndarray], record: TileRecord) -> None:
         """Store a tile's layers, then its record.
@@ -121,16 +112,105 @@ class RunStore:
         Raises:
             DataTrouble: the disk is full or failing; what was stored before is kept.
         """
-        top, left = self._origin[record.sheet]
+        self.put(tile, arrays, record.sheet)
+        self.log(record)
+
+    def put(self, tile: Tile, arrays: Mapping[str, np.ndarray], sheet: str) -> None:
+        """Store a tile's layers. It does not count as finished before its record is there.
+
+        No two tiles share a chunk: several processes may put tiles into one store.
+
+        Raises:
+            DataTrouble: the disk is full or failing.
+        """
+        top, left = self._origin[sheet]
         rows = slice(top + tile.rows.start, top + tile.rows.stop)
         cols = slice(left + tile.cols.start, left + tile.cols.stop)
         with writing(self.root):
             for name, values in arrays.items():
-                self._arrays[record.sheet][name][rows, cols] = values
-            with self._log.open("a") as log:
-                log.write(json.dumps(dataclasses.asdict(record)) + "\n")
-                log.flush()
-                os.fsync(log.fileno())
+                self._arrays[sheet][name][rows, cols] = values
+            # its record must not outlive it in a power cut; a chunk of nothing but fill has no file
+            for path in (self.root / STORE / name for name in self._chunks(tile, sheet)):
+                if path.exists():
+                    sync(path)
+
+    def log(self, record: TileRecord) -> None:
+        """Say that a tile is finished, after its layers were put: for one process at a time.
+
+        Raises:
+            DataTrouble: the disk is full or failing.
+        """
+        self._append([record])
+
+    def _append(self, records: Sequence[TileRecord]) -> None:
+        lines = "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
+        with writing(self.root), self._log.open("a") as log:
+            log.write(lines)
+            log.flush()
+            os.fsync(log.fileno())
+
+    def adopt(self, other: Path, tiles: Iterable[tuple[Tile, TileRecord]]) -> list[TileRecord]:
+        """Take finished tiles over from another run's store, bit-identical, with their records.
+
+        Chunks are hard-linked where the file system can, else copied: zarr replaces a chunk's file
+        and never writes into it, so that neither run can change the other's.
+
+        Args:
+            other: root of the other run's store; of the same sheets, layers and tile size.
+            tiles: each with its record there.
+
+        Returns:
+            The records of the tiles that were taken. A tile whose chunks are damaged, or do not
+            hold the pixels that its record states, is left out; so are all tiles of a store that
+            is laid out otherwise.
+
+        Raises:
+            DataTrouble: the disk is full or failing.
+        """
+        taken = []
+        alike = {name: self._laid_out_alike(other, name) for name in self._arrays}
+        for tile, record in tiles:
+            if record.status == "failed" or not alike.get(record.sheet):
+                continue
+            files = self._chunks(tile, record.sheet)
+            with writing(self.root):
+                for name in files:
+                    _link(other / STORE / name, self.root / STORE / name)
+            if self._holds(tile, record):
+                taken.append(record)
+            else:
+                for name in files:
+                    (self.root / STORE / name).unlink(missing_ok=True)
+        self._append(taken)
+        return taken
+
+    def _laid_out_alike(self, other: Path, sheet: str) -> bool:
+        theirs, own = other / STORE / sheet, self.root / STORE / sheet
+        try:
+            return all((theirs / name / "zarr.json").read_bytes()
+                       == (own / name / "zarr.json").read_bytes() for name in self._arrays[sheet])
+        except OSError:
+            return False
+
+    def _chunks(self, tile: Tile, sheet: str) -> list[str]:
+        """Files of a tile, one a layer, relative to the store."""
+        top, left = self._origin[sheet]
+        n = self.tile_px
+        at = ((top + tile.rows.start) // n, (left + tile.cols.start) // n)
+        return [f"{sheet}/{name}/{array.metadata.encode_chunk_key(at)}"
+                for name, array in self._arrays[sheet].items()]
+
+    def _holds(self, tile: Tile, record: TileRecord) -> bool:
+        """Whether all of a tile's chunks can be read, and hold the pixels of its record."""
+        try:
+            read = {layer.name: self.view(record.sheet, layer.name)[tile.rows, tile.cols]
+                    for layer in self.layers}
+        except (OSError, ValueError, RuntimeError):  # codecs raise the latter two
+            return False
+        codes, nodata = read["sensor"], {layer.name: layer.nodata for layer in self.layers}
+        found = [int(((codes != NO_SENSOR) & (codes != OUTSIDE)).sum()),
+                 *(int((read[k] != nodata[k]).sum()) for k in ("map", "confidence"))]
+        return set(found) == {sum(record.mapped_px.values())}
 
     def view(self, sheet: str, layer: str) -> SheetView:
         """A layer of a sheet, as an array of the sheet's shape."""
@@ -139,14 +219,48 @@ class RunStore:
         return SheetView(self._arrays[sheet][layer], top, left, (h, w))
 
 
+def finished_tiles(root: Path) -> dict[str, TileRecord]:
+    """Records of the tiles that the run below ``root`` has finished, by key."""
+    records: dict[str, TileRecord] = {}
+    if (root / LOG).exists():
+        for line in (root / LOG).read_text().splitlines():
+            try:
+                record = TileRecord(**json.loads(line))
+            except (json.JSONDecodeError, TypeError):
+                continue  # the line that a crash cut short: its tile is done again
+            if record.status != "failed":
+                records[record.key] = record
+    return records
+
+
 def clear(root: Path) -> None:
-    """Forget a run: first what says that tiles are finished, then the tiles."""
+    """Forget a run: first what says that tiles are finished, then all that it was made from.
+
+    Nothing of it may stay: a run that is killed before it has written its own items, or its own
+    level shifts, would be resumed with those of the run before.
+    """
     with writing(root):
         for name in (STAMP, LOG):
             (root / name).unlink(missing_ok=True)
         sync(root)
-        if (root / STORE).exists():
-            shutil.rmtree(root / STORE)
+        for entry in root.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+
+
+def _link(source: Path, target: Path) -> None:
+    """``source`` under another name too, or a copy of it; nothing where it is not there (a chunk
+    of nothing but fill has no file)."""
+    target.unlink(missing_ok=True)
+    if not source.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copyfile(source, target)
 
 
 def _read(stamp: Path) -> dict[str, Any]:
@@ -172,7 +286,7 @@ def locked(root: Path) -> Iterator[None]:
         BadRequest: another process holds it.
     """
     with writing(root):
-        handle = (root / "lock").open("w")
+        handle = (root / LOCK).open("w")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

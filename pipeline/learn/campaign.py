@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -55,6 +56,7 @@ class Campaign:
         rows: of the table to be made.
         shares: of the training samples, each a learning curve's point.
         folder: of the finished cells.
+        device: where they are trained: another rounds differently, so that its cells are others.
     """
 
     benchmark: str
@@ -63,6 +65,7 @@ class Campaign:
     rows: tuple[Row, ...]
     shares: tuple[float, ...]
     folder: Path
+    device: str = "cpu"
 
     def work(self) -> list[Work]:
         """All cells, fold by fold: what a killed run leaves compares every row in some folds."""
@@ -77,7 +80,7 @@ class Campaign:
                     "folds": split.folds, "seed": split.seed, "fold": split.fold, "share": share,
                     "split": fingerprint((part.train, part.test)),
                     "sensors": list(self.table.sensors), "feature_path": FEATURE_PATH,
-                    "engine": ENGINE,
+                    "engine": ENGINE, **({} if self.device == "cpu" else {"device": self.device}),
                 }
                 found += [Work(row, part, share, {**common, **own[row.text, row.encoder]})
                           for row in self.rows]
@@ -101,7 +104,7 @@ class Outcome:
 
 def run(
     campaign: Campaign, *, jobs: int = 1, tick: Callable[[], object] = lambda: None,
-    train: Train = run_cell,
+    train: Train | None = None,
 ) -> Outcome:
     """Make the cells that are not there yet.
 
@@ -111,11 +114,12 @@ def run(
         campaign: what to train.
         jobs: worker processes, each with one thread; 1 = this process.
         tick: called once for every cell, found or made.
-        train: makes a cell; importable where ``jobs`` is above 1.
+        train: makes a cell, ``run_cell`` if None; importable where ``jobs`` is above 1.
 
     Raises:
         DataTrouble: the cells cannot be written, or a worker was killed.
     """
+    train = train or partial(run_cell, device=campaign.device)
     work = campaign.work()
     data = tensors(campaign.table, campaign.table.primary & campaign.table.labelled)
     empty = {(row.text, row.encoder): reason for row in campaign.rows

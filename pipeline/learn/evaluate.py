@@ -21,6 +21,7 @@ from pipeline.learn.splits import folds, hold_out
 from pipeline.learn.table import Table
 
 Log = Callable[[str], None]
+Train = Callable[[Table, Row, np.ndarray, str, int], Trained]  # as of ``train_row``
 
 # suffix of the first row's scores on the rows that stopped it: what settings are chosen by
 INNER = ", inner split"
@@ -69,7 +70,8 @@ def coverage_steps(steps: int) -> tuple[int, ...]:
     return (*(k for k in (1, 2, 3, 4, 6, 8, 10, 12) if k < steps), steps)
 
 
-def evaluate(table: Table, protocol: Protocol, rows: Sequence[Row], log: Log) -> Evaluation:
+def evaluate(table: Table, protocol: Protocol, rows: Sequence[Row], log: Log,
+             train: Train = train_row) -> Evaluation:
     """Train and score every row in every fold; ``log`` is told once a fold.
 
     Args:
@@ -77,6 +79,7 @@ def evaluate(table: Table, protocol: Protocol, rows: Sequence[Row], log: Log) ->
         protocol: how they are split.
         rows: of different methods; the first is the one whose coverage curve is taken.
         log: told about progress.
+        train: what trains networks; trees are fitted all the same.
     """
     result = Evaluation(table.task, table.target, table.names)
     for number, (seed, test) in enumerate(protocol.splits(table)):
@@ -84,7 +87,7 @@ def evaluate(table: Table, protocol: Protocol, rows: Sequence[Row], log: Log) ->
             if row.method in TREES:
                 _add_trees(result, table, row, protocol, test, number, seed)
             else:
-                trained = train_row(table, row, ~test, protocol.kind, seed * 100 + number)
+                trained = train(table, row, ~test, protocol.kind, seed * 100 + number)
                 result.epochs.setdefault(row.method, []).append(round(trained.epochs))
                 _add(result, trained, row.method, test, number)
                 if row is rows[0]:

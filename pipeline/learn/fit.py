@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -100,7 +100,7 @@ def fit(
     optimiser = torch.optim.AdamW(module.parameters(), lr=settings.lr, fused=True,
                                   weight_decay=settings.decay)
     steps = settings.epochs * max(len(_batches(first, settings.batch)), 1)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _rates(settings.schedule, steps))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, rates(settings.schedule, steps))
     kept = _Average(module, settings.ema)
     history: dict[str, list[float]] = defaultdict(list)
     best, best_epoch, weights = math.inf, settings.epochs, None
@@ -154,8 +154,8 @@ def _losses(
         )
 
 
-def _rates(schedule: str, steps: int):
-    """Factor of the learning rate at each step."""
+def rates(schedule: str, steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at each step (``Settings.schedule``)."""
     if schedule == "constant":
         return lambda step: 1.0
     warm = max(1, round(_WARM_UP * steps))

@@ -90,9 +90,10 @@ def make_plan(
         names = [str(k) for k in range(splits[0].folds)]
         what = _words(table, protocol, FOLDS if folds is None else folds)
     _check(table, splits, names)
+    inner = "by place" if protocol == "transfer" else "of the same kind"
     return Plan(protocol, len(names), seeds, tuple(splits), tuple(names),
                 f"Protocol `{protocol}`: {what}; {seeds} seed{'s' * (seeds > 1)}; training "
-                "stopped by an inner split of the training part, of the same kind", own)
+                f"stopped by an inner split of the training part, {inner}", own)
 
 
 def part_of(table: Table, split: Split, share: float) -> Split:

@@ -2,81 +2,34 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pipeline.data.checkpoints import save_checkpoint
+from models.flops import flops
+from pipeline.data.checkpoints import STUDENT
 from pipeline.data.points import read_samples
 from pipeline.data.sample_set import SampleSet
-from pipeline.learn.augment import COVERED, OPTICAL_GAIN, S1_SHIFT_DB
-from pipeline.learn.confidence import with_confidence
-from pipeline.learn.domain import domain_arrays, domain_of
+from pipeline.learn.checkpoint import baselines_of, protocol_of, write_checkpoint
 from pipeline.learn.evaluate import (
     FIRST_OF,
-    INNER,
     Log,
     Protocol,
-    coverage_steps,
+    Train,
     evaluate,
     evaluate_inner,
     split_groups,
 )
-from pipeline.learn.fit import arrays, pick_rows
-from pipeline.learn.members import inner_parts, train_row
-from pipeline.learn.metrics import metric_name
+from pipeline.learn.members import Trained, inner_parts, train_row
 from pipeline.learn.outcomes import FEWEST, Evaluation
 from pipeline.learn.recipe import Row, parse_row
+from pipeline.learn.request import TrainReport, TrainRequest
+from pipeline.learn.student import Lesson, School, distil, student_row
 from pipeline.learn.table import Table, stack
-from pipeline.spec.card import FEATURE_PATH, CheckpointCard, SensorCard
 from pipeline.spec.errors import BadRequest
-from pipeline.spec.tasks import Task
-
-_OPEN = ("MIT", "Apache", "CC0", "CC BY 4", "CC-BY-4", "CC BY-SA", "BSD")
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What to train, validated.
-
-    Attributes:
-        task: what is predicted.
-        samples: folders of sample sets.
-        sensors: keys, in order; empty = all that the sets have.
-        out: folder of the checkpoint.
-        row: method, encoder, inputs and settings.
-        protocol: of the evaluation.
-        rivals: also score Individual and trees in the same folds.
-        evaluate: False = scores come from the split that stops the training, which is optimistic.
-        per_set: most samples of each set (0 = all), drawn at random.
-        derive_l8: train l8 on band-pass adjusted s2 where there is no l8.
-        notes: put on the card first.
-    """
-
-    task: Task
-    samples: tuple[Path, ...]
-    sensors: tuple[str, ...]
-    out: Path
-    row: Row
-    protocol: Protocol
-    rivals: bool = True
-    evaluate: bool = True
-    per_set: int = 0
-    derive_l8: bool = False
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """The card as written, and the evaluation behind it."""
-
-    card: CheckpointCard
-    evaluation: Evaluation
 
 
 def train(request: TrainRequest, log: Log) -> TrainReport:
@@ -109,47 +62,68 @@ def train(request: TrainRequest, log: Log) -> TrainReport:
     log(f"{sum(s.rows for s in sets)} samples of {len(sets)} sets, {', '.join(sensors)}")
     everything = np.ones(len(table.sample), bool)
     kind, seed, row = request.protocol.kind, request.protocol.seed, request.row
-    trained = None
+    school, trained = School(row, Lesson(), request.device), None
+    fit: Train = school.teacher if request.student else partial(train_row, device=request.device)
     if request.evaluate:
-        result = evaluate(table, request.protocol, _contenders(request), log)
+        result = evaluate(table, request.protocol, _contenders(request), log, fit)
     else:
-        trained = train_row(table, row, everything, kind, seed)
+        trained = fit(table, row, everything, kind, seed)
         result = evaluate_inner(trained, row)
     epochs = int(np.median(result.epochs[row.method]))
     if row.recipe.members == 1:  # nothing needs to be kept from it any more
         log(f"final network: {epochs} epochs on all samples")
-        trained = train_row(table, row, everything, kind, seed, whole=epochs)
+        trained = train_row(table, row, everything, kind, seed, device=request.device,
+                            whole=epochs)
     elif trained is None:
         log(f"final networks: {row.recipe.members}, each stopped by another part of the samples")
-        trained = train_row(table, row, everything, kind, seed)
-    data = trained.data
-    groups = split_groups(table, kind)
-    cards: dict[str, SensorCard] = {}
-    said: list[str] = []
-    for k in sensors:
-        cards[k], words = _scored(data.cards[k], result, k, request, groups)
-        said += words
-    domains = {k: domain_of(trained.module, data, k, pick_rows(data, table.primary, k),
-                            row.recipe.settings, seed)
-               for k in sensors if cards[k].domain_threshold is not None}
-    card = CheckpointCard(
-        name=request.out.name, task=request.task.key, method=row.method,
-        encoder=row.encoder, options=trained.options, feature_path=FEATURE_PATH,
-        steps=request.task.steps, sensors=cards,
-        metric=metric_name(request.task), protocol=_protocol(request, epochs),
-        baselines={_TITLES[m]: {k: round(result.mean(m, k)[0], 4) for k in sensors
-                                if result.of(m, k)}
-                   for m in result.methods if m in _TITLES and m != row.method},
-        data=tuple(_describe(s) for s in sets), sha256="", target_mean=data.mean,
-        target_std=data.std, commit=_commit(), created=datetime.now(UTC).isoformat("T", "seconds"),
-        notes=(*_notes(request, sets, table, result), *said),
+        trained = train_row(table, row, everything, kind, seed, device=request.device)
+    card = write_checkpoint(request, sets, trained, result, name=request.out.name,
+                            protocol=protocol_of(request, epochs),
+                            baselines=baselines_of(result, row))
+    report = TrainReport(card, result)
+    if not request.student:
+        return report
+    return replace(report, student=_student(request, sets, trained, report, school, log))
+
+
+def _student(request: TrainRequest, sets: Sequence[SampleSet], teacher: Trained,
+             report: TrainReport, school: School, log: Log) -> TrainReport:
+    """Score students in the folds of their teachers, and ship one of the shipped teacher."""
+    table, protocol, card = teacher.table, request.protocol, report.card
+    own = replace(request, row=student_row(request.row, school.lesson), out=request.out / STUDENT)
+    everything = np.ones(len(table.sample), bool)
+    if request.evaluate:
+        result = evaluate(table, protocol, (own.row,), lambda line: log(f"student, {line}"),
+                          school.student)
+    else:
+        first = school.student(table, own.row, everything, protocol.kind, protocol.seed)
+        result = evaluate_inner(first, own.row)
+    log("final student: of the final network")
+    trained = distil(teacher, own.row, everything, school.lesson, protocol.seed)
+    costs = {s: [flops(m, s, x) for m in (teacher.module, trained.module)]
+             for s, x in teacher.data.inputs.items()}
+    written = write_checkpoint(
+        own, sets, trained, result, name=f"{card.name}-{STUDENT}",
+        protocol=f"student of {card.name}: in each fold of one that learned from the same rows, "
+                 f"and shipped of the shipped one; {card.protocol}",
+        baselines={"its teacher": {k: s.score for k, s in card.sensors.items()
+                                   if s.score is not None}, **card.baselines},
+        notes=[_compared(report.evaluation, result, request.row.method, own.row.method, s, cost)
+               for s, cost in costs.items()],
+        teacher={"name": card.name, "sha256": card.sha256, "flops": costs},
     )
-    weights = {**arrays(trained.module), **domain_arrays(domains)}
-    return TrainReport(save_checkpoint(request.out, card, weights), result)
+    return TrainReport(written, result)
 
 
-_TITLES = {"individual": "Individual", "extra-trees": "extra-trees",
-           "no-satellite": "extra-trees, no satellite"}
+def _compared(teachers: Evaluation, students: Evaluation, teacher: str, student: str, sensor: str,
+              cost: Sequence[int]) -> str:
+    """A student beside its teacher in the same folds, in words."""
+    gain = students.per_split(student, sensor) - teachers.per_split(teacher, sensor)
+    spread = gain.std(ddof=1) if gain.size > 1 else 0.0
+    return (f"{sensor}: {cost[1] / 1e6:.3f} million operations a pixel, its teacher "
+            f"{cost[0] / 1e6:.3f} ({cost[0] / cost[1]:.1f} times as many); held-out "
+            f"{students.metric} {gain.mean():+.4f} +- {spread:.4f} against its teacher in the same "
+            "folds.")
 
 
 def _contenders(request: TrainRequest) -> tuple[Row, ...]:
@@ -213,100 +187,3 @@ def _check(table: Table, protocol: Protocol, evaluated: bool) -> None:
                              then="add samples, use fewer --folds, or leave it out of --sensors")
     if table.task.kind == "classification" and len(np.unique(table.target)) < 2:
         raise BadRequest("all samples are of one class", then="add samples of the other classes")
-
-
-def _scored(
-    card: SensorCard, result: Evaluation, key: str, request: TrainRequest, groups: np.ndarray
-) -> tuple[SensorCard, tuple[str, ...]]:
-    """The normaliser's card with what the evaluation found, and the same in words."""
-    name = request.row.method
-    steps = coverage_steps(request.task.steps)
-    # mapping ranks the sensors by these curves, so they must be about the same samples
-    easier = result.advantage(name, key)
-    means = [result.mean(name, key, kept)[0] - easier for kept in steps]
-    mean, std = result.mean(name, key)
-    accepts = list(card.accepts)
-    if request.row.recipe.settings.jitter:
-        accepts += [c for r in card.accepts for c in COVERED.get(r, ())]
-    card = replace(
-        card, accepts=tuple(dict.fromkeys(accepts)), coverage_steps=steps,
-        coverage_score=tuple(round(m, 4) for m in means), score=round(mean, 4),
-        score_std=round(std, 4),
-    )
-    # rows set aside tell how sure a single network is; an average of several is less sure
-    recipe = request.row.recipe
-    averaged = recipe.forest or recipe.boost or (recipe.members > 1 and not recipe.distil)
-    aside = name if averaged or not request.evaluate else name + INNER
-    return with_confidence(card, result, name, aside, key, groups)
-
-
-def _protocol(request: TrainRequest, epochs: int) -> str:
-    p = request.protocol
-    unit = "whole groups (places)" if p.kind == "site" else "single samples (places recur)"
-    settings = request.row.recipe.settings
-    stop = (f"each network stopped by an inner split of the same kind (patience "
-            f"{settings.patience}, at most {settings.epochs} epochs)" if settings.patience else
-            f"each network trained for {settings.epochs} epochs")
-    if not request.evaluate:
-        how = "not evaluated: scores are of the inner split that stopped the training"
-    elif p.hold_out:
-        how = f"tested on the held-out sets {', '.join(p.hold_out)}"
-    elif p.count == 1:
-        how = f"one test fold of a fifth of the samples, split by {unit}"
-    else:
-        how = f"{p.count} folds by {unit}, {p.seeds} repetitions"
-    final = (f"the shipped network then took {epochs} epochs, their median, on all samples"
-             if request.row.recipe.members == 1 else
-             f"the {request.row.recipe.members} shipped networks then were trained on all samples, "
-             "each stopped by another part of them")
-    return (f"{request.row.text}: {how}; {stop}; {final}; observations withheld at random for the "
-            "coverage curve")
-
-
-def _describe(s: SampleSet) -> dict[str, Any]:
-    return {"name": s.name, "rows": s.rows, "licence": s.licence,
-            "radiometry": dict(s.radiometry)}
-
-
-def _notes(request: TrainRequest, sets: Sequence[SampleSet], table: Table,
-           result: Evaluation) -> list[str]:
-    """What a user must know, one sentence each."""
-    notes = list(request.notes)
-    closed = [f"{s.name} ({s.licence})" for s in sets if not _is_open(s.licence)]
-    if closed:
-        notes.append("The weights were trained on sets whose licence is restricted or not stated: "
-                     f"{', '.join(closed)}; the sets themselves are not part of this project.")
-    if request.row.recipe.settings.jitter:
-        notes.append(
-            f"Training shifted radar levels by up to {S1_SHIFT_DB} dB and optical levels by up to "
-            f"{OPTICAL_GAIN:.0%}, common to a sample; radiometries beyond the trained one that "
-            "differ by no more are accepted, unscored."
-        )
-    if request.derive_l8:
-        n = int((table.derived["l8"] & table.primary).sum())
-        notes.append(f"l8 was also trained on {n} series computed from s2 (HLS band-pass "
-                     "adjustment, doi:10.1016/j.rse.2018.09.002); it is scored on real l8 only.")
-    for sensor in table.sensors:
-        if easier := round(result.advantage(request.row.method, sensor), 4):
-            notes.append(
-                f"{sensor} is scored on fewer samples than the others; its coverage curve is moved "
-                f"by {-easier:+.3f}, by what the other sensors score better on those samples, "
-                "so that the curves compare.")
-        rows = [f"{name} {v[result.metric]:.3f} (n={v['n']:.0f})"
-                for name, v in result.by_set(request.row.method, sensor).items()]
-        notes.append(f"Held-out {result.metric} of {sensor} by set: {', '.join(rows)}.")
-    return notes
-
-
-def _is_open(licence: str) -> bool:
-    return licence.startswith(_OPEN) and " NC" not in licence and "-NC" not in licence
-
-
-def _commit() -> str:
-    """Commit of the code; empty outside a repository."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, text=True,
-                              capture_output=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

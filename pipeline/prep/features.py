@@ -80,9 +80,13 @@ def features(x: np.ndarray, bands: Sequence[str], names: Sequence[str]) -> np.nd
         [N, T, F] or [N, T, F, H, W] float32, NaN for gaps.
     """
     by_name = {name: x[:, :, k] for k, name in enumerate(bands)}
-    return np.stack(
-        [by_name[n] if n in by_name else INDICES[n][1](by_name) for n in names], axis=2
-    ).astype(np.float32)
+    return np.stack([_feature(name, by_name) for name in names], axis=2)
+
+
+def _feature(name: str, by_name: Bands) -> np.ndarray:
+    """A band or an index over bands, float32."""
+    values = by_name[name] if name in by_name else INDICES[name][1](by_name)
+    return values.astype(np.float32, copy=False)
 
 
 def observed(raw: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -117,38 +121,58 @@ def model_input(
         with ``valid`` = 0, so that a network can tell it from an average observation. Of images
         [N, T, C, H, W], where a single missing pixel is 0, too, and context fills its channel.
     """
-    raw = features(x, bands, card.features)
-    image = (1,) * (raw.ndim - 3)  # axes of the pixels of images
-    mean, std = (np.asarray(v, np.float32).reshape(-1, *image) for v in (card.mean, card.std))
-    there = observed(raw, valid)
-    z = np.where(there[:, :, None], (raw - mean) / std, np.float32(0))
-    seen = there.any((2, 3)) if image else there  # (N, T)
-    angle = 2 * np.pi * (np.asarray(months) % 12) / 12
+    planes = input_planes(np.moveaxis(x, 0, 2), valid.T, np.asarray(months).T, bands, card, static)
+    return np.ascontiguousarray(np.moveaxis(planes, 2, 0))
+
+
+def input_planes(
+    x: np.ndarray, valid: np.ndarray, months: np.ndarray, bands: Sequence[str], card: SensorCard,
+    static: np.ndarray | None = None,
+) -> np.ndarray:
+    """``model_input`` with pixels last, as a cube has them: several times faster there.
+
+    Args:
+        x: [T, B, N], or images [T, B, N, H, W].
+        valid: [T, N].
+        months: [T] or [T, N].
+        bands, card, static: as of ``model_input``.
+
+    Returns:
+        [T, C, N] or [T, C, N, H, W] float32.
+    """
+    by_name = {name: x[:, k] for k, name in enumerate(bands)}
+    raw = [_feature(name, by_name) for name in card.features]  # each [T, N] or [T, N, H, W]
+    image = (1,) * (x.ndim - 3)  # axes of the pixels of images
+    there = np.broadcast_to(valid.reshape(*valid.shape, *image), raw[0].shape).copy()
+    for values in raw:
+        there &= np.isfinite(values)
+    extra = len(card.static) + 1 if card.static else 0
+    count = len(raw) + len(card.context) + extra
+    planes = np.empty((x.shape[0], count, *x.shape[2:]), np.float32)
+    for k, (values, mean, std) in enumerate(zip(raw, card.mean, card.std, strict=True)):
+        planes[:, k] = np.where(there, (values - np.float32(mean)) / np.float32(std), np.float32(0))
+    seen = np.asarray(there.any((2, 3)) if image else there)  # [T, N]
+    angle = 2 * np.pi * (np.asarray(months).reshape(len(seen), -1) % 12) / 12  # [T, 1] or [T, N]
     channels = {"valid": seen, "month_sin": np.sin(angle), "month_cos": np.cos(angle)}
-    parts = [np.broadcast_to(channels[n], seen.shape)[..., None].astype(np.float32)
-             for n in card.context]
-    if card.static:
-        parts.append(_place(static, card, seen.shape))
-    flat = [p.reshape(*p.shape, *image) for p in parts]  # (N, T, c) or (N, T, c, 1, 1)
-    filled = [np.broadcast_to(p, (*p.shape[:3], *raw.shape[3:])) for p in flat]
-    return np.concatenate([z, *filled], axis=2)
+    for k, name in enumerate(card.context, len(raw)):
+        planes[:, k] = channels[name].reshape(*channels[name].shape, *image)
+    if extra:
+        place = _place(static, card, seen.shape[1])
+        planes[:, -extra:] = place.reshape(*place.shape, *image)
+    return planes
 
 
-def _place(static: np.ndarray | None, card: SensorCard, shape: tuple[int, int]) -> np.ndarray:
-    """[N, T, S + 1] z-scored place features and whether all are known; zero where not."""
-    n, t = shape
+def _place(static: np.ndarray | None, card: SensorCard, n: int) -> np.ndarray:
+    """[S + 1, N] z-scored place features and whether all are known; zero where not."""
     raw = np.full((n, len(card.static)), np.nan, np.float32) if static is None else static
     z = ((raw - np.asarray(card.static_mean, np.float32))
          / np.asarray(card.static_std, np.float32)).astype(np.float32)
     known = np.isfinite(z).all(1, keepdims=True)
     z = np.where(known, z, np.float32(0))
-    block = np.concatenate([z, known.astype(np.float32)], axis=1)  # (N, S + 1)
-    return np.broadcast_to(block[:, None], (n, t, block.shape[1]))
+    return np.concatenate([z, known.astype(np.float32)], axis=1).T
 
 
-def cube_pixels(cube: Cube) -> tuple[np.ndarray, np.ndarray]:
-    """A cube as series: [Y*X, T, B] values and [Y*X, T] validity, row by row."""
+def cube_planes(cube: Cube) -> tuple[np.ndarray, np.ndarray]:
+    """A cube for ``input_planes``: [T, B, Y*X] values and [T, Y*X] validity, row by row."""
     t, b, h, w = cube.x.shape
-    x = cube.x.transpose(2, 3, 0, 1).reshape(h * w, t, b)  # (T, B, Y, X) -> (Y*X, T, B)
-    valid = cube.valid.transpose(1, 2, 0).reshape(h * w, t)  # (T, Y, X) -> (Y*X, T)
-    return x, valid
+    return cube.x.reshape(t, b, h * w), cube.valid.reshape(t, h * w)

@@ -12,6 +12,7 @@ from pipeline.spec.source import MaskRule
 # 7 unclassified. Dropped: 0 nodata, 1 saturated, 3 shadow, 8-10 cloud and cirrus, 11 snow.
 SCL_CLEAR = (2, 4, 5, 6, 7)
 SCL_VEGETATION = 4
+_SCL_BITS = np.uint32(sum(1 << code for code in SCL_CLEAR))
 
 # Landsat Collection 2 QA_PIXEL (USGS LSDS-1619): fill, dilated cloud, cirrus, cloud, shadow, snow.
 LANDSAT_C2_BAD = sum(1 << bit for bit in (0, 1, 2, 3, 4, 5))
@@ -24,7 +25,7 @@ LANDSAT_C1_CIRRUS = 0b11 << 8
 
 def scl_clear(qa: np.ndarray) -> np.ndarray:
     """Clear pixels of a Sentinel-2 scene classification layer."""
-    return np.isin(qa, SCL_CLEAR)
+    return (_SCL_BITS >> qa.astype(np.uint32) & 1).astype(bool)  # codes above 31 are none
 
 
 def landsat_c2_clear(qa: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ def to_physical(
                 value = np.power(np.float32(10), value / 10)
             elif source.unit == "linear":
                 missing |= value <= 0  # borders and noise-subtracted pixels: no logarithm exists
-        value = value.astype(np.float32)
+        value = value.astype(np.float32, copy=False)
         return np.where(missing | ~np.isfinite(value), np.float32(np.nan), value)
 
 

@@ -78,11 +78,11 @@ def map_item(
         A JSON object that is valid STAC 1.1.0.
     """
     footprint = geojson(record.footprint)
-    assets = {layer.name: _cog_asset(folder, layer, geobox) for layer in layers}
+    assets = {layer.name: cog_asset(folder, layer, geobox) for layer in layers}
     if preview:
         assets["preview"] = {
             "href": _relative(preview), "type": "image/png", "title": "Preview",
-            "roles": ["overview"], **_file(folder / preview),
+            "roles": ["overview"], **file_facts(folder / preview),
         }
     return {
         "type": "Feature",
@@ -122,7 +122,8 @@ def _properties(record: MapRecord, geobox: GeoBox) -> dict[str, Any]:
     }
 
 
-def _cog_asset(folder: Path, layer: Layer, geobox: GeoBox) -> dict[str, Any]:
+def cog_asset(folder: Path, layer: Layer, geobox: GeoBox) -> dict[str, Any]:
+    """STAC asset of ``<layer.name>.tif`` in ``folder``, with size and checksum."""
     band: dict[str, Any] = {
         "data_type": layer.dtype,
         "nodata": layer.nodata,
@@ -141,7 +142,7 @@ def _cog_asset(folder: Path, layer: Layer, geobox: GeoBox) -> dict[str, Any]:
         "raster:bands": [raster],
         "proj:shape": list(geobox.shape),
         "proj:transform": list(geobox.affine)[:6],
-        **_file(folder / f"{layer.name}.tif"),
+        **file_facts(folder / f"{layer.name}.tif"),
     }
     if layer.kind == "classes":
         asset["classification:classes"] = [
@@ -152,7 +153,8 @@ def _cog_asset(folder: Path, layer: Layer, geobox: GeoBox) -> dict[str, Any]:
     return asset
 
 
-def _file(path: Path) -> dict[str, Any]:
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size and checksum of a file, as the file extension has them."""
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {  # multihash: 0x12 = sha2-256, 0x20 = 32 bytes follow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ def plan_geojson(rows: Sequence[PlanRow], timeline: Timeline, metric: str) -> di
         "type": "FeatureCollection",
         "metric": metric,
         "months": [month_text(month) for month in timeline.months],
-        "features": [feature for row in rows for feature in _features(row)],
+        "features": [feature for _, group in groupby(rows, key=lambda row: row.sheet.name)
+                     for feature in _features(list(group))],
     }
 
 
@@ -48,16 +50,16 @@ def choice_json(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _features(row: PlanRow) -> Iterator[dict[str, Any]]:
-    for k, cell in enumerate(row.cells):
-        window = row.tile.geobox[cell.rows, cell.cols]
-        part = shapely.intersection(row.sheet.area, shapely.box(*window.boundingbox.bbox))
-        outline = _lonlat(row.sheet, part)
+def _features(rows: Sequence[PlanRow]) -> Iterator[dict[str, Any]]:
+    """Cells of rows of one sheet."""
+    cells = [(row, k, cell) for row in rows for k, cell in enumerate(row.cells)]
+    sheet = rows[0].sheet
+    for (row, k, cell), outline in zip(cells, _outlines(sheet, cells), strict=True):
         if not outline.is_empty:
             yield {
                 "type": "Feature", "id": f"{row.key}/{k}", "geometry": geojson(outline),
-                "properties": {"sheet": row.sheet.name, "tile": row.tile.name, **_choice(row, cell),
-                               "reason": cell.reason,
+                "properties": {"sheet": sheet.name, "tile": row.tile.name, **_choice(row, cell),
+                               "reason": row.reason_of(cell),
                                "sensors": [choice_json(c) for c in cell.choices]},
             }
 
@@ -69,8 +71,21 @@ def _choice(row: PlanRow, cell: Cell) -> dict[str, Any]:
     return {"choice": row.planned_of(cell) or None, "expected_score": score}
 
 
-def _lonlat(sheet: Sheet, part: BaseGeometry) -> BaseGeometry:
-    """A part of a sheet in EPSG:4326, on the zone's own side of the antimeridian."""
+def _outlines(
+    sheet: Sheet, cells: Sequence[tuple[PlanRow, int, Cell]]
+) -> Sequence[BaseGeometry]:
+    """Cells cut to the area, in EPSG:4326, on the zone's own side of the antimeridian."""
+    affine, p = sheet.geobox.affine, sheet.pixel_m
+    at = np.array([(row.tile.cols.start + left, row.tile.rows.start + top,
+                    row.tile.cols.start + right, row.tile.rows.start + bottom)
+                   for row, _, cell in cells
+                   for top, bottom, _ in [cell.rows.indices(row.tile.geobox.shape[0])]
+                   for left, right, _ in [cell.cols.indices(row.tile.geobox.shape[1])]])
+    west, north, east, south = at.T * p
+    boxes = shapely.box(affine.c + west, affine.f - south, affine.c + east, affine.f - north)
+    shapely.prepare(sheet.area)
+    cut = ~shapely.covers(sheet.area, boxes)
+    boxes[cut] = shapely.intersection(sheet.area, boxes[cut])
     back = Transformer.from_crs(sheet.epsg, 4326, always_xy=True).transform
     middle = sheet.zone * 6 - 183
 
@@ -78,7 +93,11 @@ def _lonlat(sheet: Sheet, part: BaseGeometry) -> BaseGeometry:
         lon, lat = back(x, y)
         return np.clip(middle + (lon - middle + 180) % 360 - 180, -180, 180).round(7), lat.round(7)
 
-    outline = shapely.make_valid(shapely.transform(part, unwrapped, interleaved=False))
-    parts = [p for p in shapely.get_parts(outline)
-             if p.geom_type in ("Polygon", "MultiPolygon") and p.area > 0]
-    return shapely.union_all(parts)
+    outlines = shapely.make_valid(shapely.transform(boxes, unwrapped, interleaved=False))
+    plain = (shapely.get_type_id(outlines) == shapely.GeometryType.POLYGON) & (
+        shapely.area(outlines) > 0)
+    for k in np.flatnonzero(~plain):  # a cut may leave lines and points
+        outlines[k] = shapely.union_all([
+            part for part in shapely.get_parts(outlines[k])
+            if part.geom_type in ("Polygon", "MultiPolygon") and part.area > 0])
+    return outlines

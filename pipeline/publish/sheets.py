@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import shapely
 from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
-from pipeline.data.files import atomic_write_json
+from pipeline.data.files import atomic_write_json, atomic_write_text
 from pipeline.data.items import ItemSet
 from pipeline.infer.store import RunStore
 from pipeline.prep.adapt import Shift
@@ -26,13 +28,14 @@ from pipeline.spec.card import CheckpointCard
 from pipeline.spec.context import LAYERS
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.grid import Sheet
-from pipeline.spec.layers import NO_SENSOR, OUTSIDE, layers_of
+from pipeline.spec.layers import NO_SENSOR, OUTSIDE, Layer, layers_of
 from pipeline.spec.manifest import RunManifest
 from pipeline.spec.request import MapRequest
 from pipeline.spec.sensors import SENSORS
 
 MANIFEST = "manifest.json"
 _WINDOW = 2048  # pixels of the store looked at together
+_AT_ONCE = 4  # layers that are written at once: most of a COG is made on a single thread
 
 
 def publish(
@@ -80,9 +83,14 @@ def _publish(
     layers = layers_of(request.task)
     for sheet in sheets:
         stage = stages[sheet.name] = open_stage(folders[sheet.name])
-        for layer in layers:
+
+        def write(layer: Layer, sheet: Sheet = sheet, stage: Path = stage) -> None:
             write_cog(stage / f"{layer.name}.tif", store.view(sheet.name, layer.name),
                       sheet.geobox, layer, tags)
+
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE)) as pool:
+            for _ in pool.map(write, layers):  # what one raises is raised here
+                pass
         _preview(stage / "preview.png", [stage], request, manifest)
     before = _published(request.out)
     # from here on the folder changes: no manifest stands beside files that it does not describe
@@ -102,7 +110,7 @@ def _publish(
     for name in before - set(files):
         (request.out / name).unlink(missing_ok=True)  # of an earlier map with other sheets
     done = dataclasses.replace(manifest, files=tuple(files))
-    atomic_write_json(request.out / MANIFEST, done.to_json())
+    atomic_write_text(request.out / MANIFEST, done.to_text())
     return done
 
 
@@ -165,6 +173,7 @@ def _tags(
         **({"ADAPTED": "; ".join(f"{key} {Shift(**shift)}"
                                  for key, shift in manifest.adapted.items())}
            if manifest.adapted else {}),
+        **{name.upper(): text for name, text in manifest.notes.items()},
         "SOFTWARE": f"wallmap {manifest.versions.get('wallmap', 'unknown')}",
     }
 
@@ -175,6 +184,8 @@ def _record(
 ) -> MapRecord:
     task, last = request.task, str(request.timeline)[-7:]
     used = sorted({t.sensor for t in manifest.tiles if t.sheet == sheet.name and t.sensor})
+    tiles = [t for t in manifest.tiles if t.sheet == sheet.name]
+    mapped = sum(sum(t.mapped_px.values()) for t in tiles)
     hrefs = [link.href for found in items.values() for i in found.items for link in i.links
              if link.rel == "self" and isinstance(link.target, str)]
     return MapRecord(
@@ -191,10 +202,12 @@ def _record(
         properties={"wallmap:task": task.key, "wallmap:sensor": request.sensor,
                     "wallmap:card_sha256": card.sha256,
                     "wallmap:items_sha256": tags["ITEMS_SHA256"],
-                    "wallmap:mapped_share": manifest.mapped_share,
+                    "wallmap:mapped_share": manifest.mapped_share,  # of the run's whole area
+                    "wallmap:sheet_mapped_share": mapped / max(sum(t.area_px for t in tiles), 1),
                     "wallmap:adapted": {k: dict(s) for k, s in manifest.adapted.items()},
                     "wallmap:quality": manifest.quality,
-                    "wallmap:quality_rules": dict(manifest.rules)},
+                    "wallmap:quality_rules": dict(manifest.rules),
+                    **{f"wallmap:{name}": text for name, text in manifest.notes.items()}},
     )
 
 

@@ -70,7 +70,7 @@ def _write_whole(out: Path, params: SandboxParams, progress: bool) -> None:
         work.chmod(0o755)  # mkdtemp makes it private
         items = _write_products(work, params, progress) | write_layers(params, work)
         _write_catalogue(work, params, items)
-        _write_table(work, out, items)
+        _write_table(work, items)
         write_truth(params, work)
         (work / PARAMETERS).write_text(json.dumps(_record(params), indent=1))
         _put(work, out)
@@ -151,13 +151,15 @@ def _write_catalogue(out: Path, params: SandboxParams, items: dict[str, list[dic
     })
 
 
-def _write_table(work: Path, out: Path, items: dict[str, list[dict[str, Any]]]) -> None:
-    """``items.parquet``: the same items as stac-geoparquet, hrefs absolute at their final place."""
+def _write_table(work: Path, items: dict[str, list[dict[str, Any]]]) -> None:
+    """``items.parquet``: the same items as stac-geoparquet, hrefs relative to the table, so that
+    the folder may be moved."""
     rows = []
     for sensor, found in items.items():
         for i in found:
-            base = out / _FOLDER[sensor] / i["id"]
-            assets = {k: {**a, "href": str(base / a["href"])} for k, a in i["assets"].items()}
+            base = f"./{_FOLDER[sensor]}/{i['id']}"
+            assets = {k: {**a, "href": f"{base}/{a['href'].removeprefix('./')}"}
+                      for k, a in i["assets"].items()}
             rows.append({**i, "assets": assets, "links": []})
     table = stac_geoparquet.arrow.parse_stac_items_to_arrow(rows)
     stac_geoparquet.arrow.to_parquet(table, work / "items.parquet")

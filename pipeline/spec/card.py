@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.spec.context import CONTEXT, PLACE
-from pipeline.spec.errors import BadRequest
+from pipeline.spec.card_checks import bad_card, check_card, oversized
+from pipeline.spec.context import CONTEXT
 from pipeline.spec.typed import misfit
 
 # Version of units, masks, composite and features (pipeline/prep). Raise it whenever the same
@@ -21,8 +21,6 @@ FEATURE_PATH = "1"
 CARD_SCHEMA = 1
 
 LEAST_SPREAD = 0.3
-# Of the options: no network is so wide or so deep, no forest so large, no options so nested.
-MAX_OPTION, MAX_SIZE, MAX_DEPTH = 1 << 14, 1 << 24, 8
 
 
 @dataclass(frozen=True)
@@ -134,6 +132,9 @@ class CheckpointCard:
         target_mean, target_std: scaling of a regression target (0 and 1 for classes).
         commit, created: of the code and the run.
         notes: what a user must know, one sentence each.
+        teacher: of a student (a small network that learned from another checkpoint): the other's
+            ``name`` and ``sha256``, and per sensor ``flops``, the nominal operations a pixel of
+            the other and of this one; else empty.
         sha256: of ``model.safetensors``.
     """
 
@@ -155,6 +156,7 @@ class CheckpointCard:
     commit: str = ""
     created: str = ""
     notes: tuple[str, ...] = field(default=())
+    teacher: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON object, with the schema's version."""
@@ -169,69 +171,20 @@ class CheckpointCard:
         """
         if not isinstance(raw, dict) or raw.get("schema") != CARD_SCHEMA:
             got = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-            raise _bad("card.json is of another schema", got=str(got), allowed=str(CARD_SCHEMA))
+            raise bad_card("card.json is of another schema", got=str(got), allowed=str(CARD_SCHEMA))
         body = {k: v for k, v in raw.items() if k != "schema"}
         try:
             sensors = {k: SensorCard(**_tuples(v)) for k, v in body.pop("sensors").items()}
             card = cls(**_tuples(body), sensors=sensors)
         except (TypeError, KeyError, AttributeError) as error:
-            raise _bad("card.json has missing or unknown fields", got=str(error)) from None
-        if wrong := misfit(card, cls) or _oversized(card.options):
-            raise _bad("card.json has a field of another kind", got=wrong)
+            raise bad_card("card.json has missing or unknown fields", got=str(error)) from None
+        if wrong := misfit(card, cls) or oversized(card.options):
+            raise bad_card("card.json has a field of another kind", got=wrong)
         if card.feature_path != FEATURE_PATH:
-            raise _bad("the checkpoint is of another feature path", got=str(card.feature_path),
-                       allowed=FEATURE_PATH)
-        for key, s in card.sensors.items():
-            _check_sensor(key, s)
+            raise bad_card("the checkpoint is of another feature path",
+                           got=str(card.feature_path), allowed=FEATURE_PATH)
+        check_card(card)
         return card
-
-
-def _oversized(options: Any, limit: int = MAX_OPTION, depth: int = 0) -> str:
-    """Why options cannot be a network's; empty when they can."""
-    if isinstance(options, Mapping | list | tuple):
-        if depth > MAX_DEPTH or len(options) > MAX_OPTION:
-            return "options that are too deep or too long"
-        named = isinstance(options, Mapping)
-        inner = options.values() if isinstance(options, Mapping) else options
-        limit = MAX_OPTION if named else MAX_SIZE
-        return next((why for v in inner if (why := _oversized(v, limit, depth + 1))), "")
-    plain = options is None or isinstance(options, str | bool)
-    small = isinstance(options, int | float) and abs(options) <= limit
-    return "" if plain or small else f"the option {options!r:.60}"
-
-
-def _check_sensor(key: str, s: SensorCard) -> None:
-    n = len(s.features)
-    if n == 0 or len(s.mean) != n or len(s.std) != n or not all(v > 0 for v in s.std):
-        raise _bad(f"card.json: mean and std of {key} do not fit its {n} features",
-                   got=f"{len(s.mean)} and {len(s.std)}")
-    if not all(math.isfinite(v) for v in (*s.mean, *s.std, *s.median)):
-        raise _bad(f"card.json: mean, std or median of {key} is not finite")
-    if len(s.median) not in (0, n):
-        raise _bad(f"card.json: median of {key} does not fit its {n} features",
-                   got=str(len(s.median)))
-    if unknown := [c for c in s.context if c not in CONTEXT] + [p for p in s.static
-                                                                if p not in PLACE]:
-        raise _bad(f"card.json: {key} has inputs that this version does not know",
-                   got=", ".join(unknown), allowed=", ".join([*CONTEXT, *PLACE]))
-    sizes = {len(s.static), len(s.static_mean), len(s.static_std)}
-    if len(sizes) > 1 or not all(math.isfinite(v) for v in s.static_mean) or not all(
-            0 < v < math.inf for v in s.static_std):
-        raise _bad(f"card.json: static_mean and static_std of {key} do not fit its "
-                   f"{len(s.static)} place features")
-    k = len(s.coverage_steps)
-    if k == 0 or len(s.coverage_score) != k or len(s.coverage_half_width) not in (0, k):
-        raise _bad(f"card.json: the coverage curve of {key} is incomplete", got=f"{k} steps")
-    threshold = s.domain_threshold
-    if len(s.interval_spread) != 2 or not all(map(math.isfinite, s.interval_spread)) or (
-            threshold is not None and not 0 < threshold < math.inf):
-        raise _bad(f"card.json: the interval or the domain of {key} makes no sense",
-                   got=f"{s.interval_spread}, {threshold}")
-
-
-def _bad(what: str, **kwargs: str) -> BadRequest:
-    kwargs.setdefault("then", "train it again with python -m pipeline.train")
-    return BadRequest(what, **kwargs)
 
 
 def _tuples(raw: Mapping[str, Any]) -> dict[str, Any]:

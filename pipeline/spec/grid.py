@@ -7,6 +7,7 @@ pixels exactly, whatever their tile size.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,13 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
+
+# Latitudes that UTM reaches to; beyond, sheets would overlap, and no archive has cropland anyway.
+SOUTH_END, NORTH_END = -80.0, 84.0
+
+# rasterio silences a warning while it draws, for the whole process: of two threads that do so at
+# once, one turns it on again for the other, or for good
+_DRAWING = threading.Lock()
 
 _TOP = 10_000_000  # northing that row 0 of the lattice hangs from (a multiple of every pixel size)
 
@@ -90,9 +98,10 @@ class Sheet:
 
     def inside(self, window: GeoBox) -> np.ndarray:
         """[Y, X] bool: pixels of the window whose centre lies in the area."""
-        return rasterio.features.geometry_mask(
-            [self.area], out_shape=window.shape, transform=window.affine, invert=True
-        )
+        with _DRAWING:
+            return rasterio.features.geometry_mask(
+                [self.area], out_shape=window.shape, transform=window.affine, invert=True
+            )
 
 
 def utm_epsg(zone: int, north: bool) -> int:
@@ -124,7 +133,7 @@ def sheets(area: BaseGeometry, pixel_m: int) -> list[Sheet]:
     west, _, east, _ = area.bounds
     found = []
     for zone in range(utm_zone(west), utm_zone(east) + 1):
-        for north, low, high in ((True, 0.0, 84.0), (False, -80.0, 0.0)):
+        for north, low, high in ((True, 0.0, NORTH_END), (False, SOUTH_END, 0.0)):
             strip = shapely.box(zone * 6 - 186, low, zone * 6 - 180, high)
             part = _polygons(shapely.intersection(area, strip))
             if part.is_empty:

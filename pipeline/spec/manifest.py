@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,9 +65,11 @@ class RunManifest:
         rules: what makes a pixel's quality class, in words.
         adapted: per sensor whose images were brought to the checkpoint's radiometry: how
             (``prep.adapt.Shift``).
+        notes: whatever else is said of the map, by name (the tier of a refresh).
         files: published files, relative to the manifest.
         versions: of the code and the libraries that touch pixels.
         started, finished: ISO 8601, UTC.
+        profile: what each stage took, where it was asked for.
     """
 
     request: Mapping[str, Any]
@@ -78,10 +80,12 @@ class RunManifest:
     unknown: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, str] = field(default_factory=dict)
     adapted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
     finished: str = ""
+    profile: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def area_px(self) -> int:
@@ -111,10 +115,19 @@ class RunManifest:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON object, with totals."""
         return {
-            **dataclasses.asdict(self),
+            **vars(self),
+            "tiles": [dict(vars(t)) for t in self.tiles],
             "totals": {
                 "area_px": self.area_px, "mapped_px": self.mapped_px,
                 "mapped_share": self.mapped_share, "tiles": len(self.tiles),
                 "failed": len(self.failed), "quality": self.quality,
             },
         }
+
+    def to_text(self) -> str:
+        """``to_json`` as text, a line a tile: some hundred bytes each, and quickly written."""
+        body = self.to_json()
+        tiles = body.pop("tiles")
+        head = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
+        lines = ",\n".join(json.dumps(t, ensure_ascii=False, allow_nan=False) for t in tiles)
+        return f'{head[:-2]},\n  "tiles": [\n{lines}\n]\n}}\n'

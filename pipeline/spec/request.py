@@ -16,6 +16,10 @@ DEVICES = ("auto", "cpu", "cuda")
 
 # How the sensors of a map are taken: the best of each cell, the user's order, or all fused.
 Mode = Literal["best", "order", "all"]
+# What a network may trade for time: nothing; the precision that its device is best at; itself, for
+# the student in its checkpoint.
+Speed = Literal["exact", "default", "fast"]
+SPEEDS: tuple[Speed, ...] = ("exact", "default", "fast")
 _MODES: dict[str, Mode] = {"auto": "best", "all": "all"}
 
 
@@ -34,6 +38,8 @@ class MapRequest:
         tile_px: tile size in map pixels; it changes memory, never a pixel.
         device: ``auto``, ``cpu`` or ``cuda``.
         adapt: shift the levels of images whose radiometry the checkpoint does not accept.
+        speed: ``exact`` is float32; ``default`` is bfloat16 where the device has it, which changes
+            a class in about a thousand pixels; ``fast`` is the checkpoint's student, likewise.
     """
 
     aoi: str
@@ -46,15 +52,19 @@ class MapRequest:
     tile_px: int = 512
     device: str = "auto"
     adapt: bool = False
+    speed: Speed = "default"
 
     def __post_init__(self) -> None:
         sensor_order(self.sensor)
-        if not 16 <= self.tile_px <= 4096:
+        if not isinstance(self.tile_px, int) or not 16 <= self.tile_px <= 4096:
             raise BadRequest("the tile size is out of range", got=self.tile_px,
                              allowed="16 to 4096 pixels", then="try --tile-size 512")
         if self.device not in DEVICES:
             raise BadRequest("unknown device", got=self.device, allowed=", ".join(DEVICES),
                              then="try --device auto")
+        if self.speed not in SPEEDS:
+            raise BadRequest("unknown speed", got=self.speed, allowed=", ".join(SPEEDS),
+                             then="try --speed default")
 
     @property
     def mode(self) -> Mode:
@@ -67,7 +77,7 @@ class MapRequest:
             "aoi": self.aoi, "sensor": self.sensor, "task": self.task.key,
             "period": str(self.timeline), "catalog": self.catalog,
             "checkpoint": self.checkpoint, "tile_px": self.tile_px,
-            "adapt": self.adapt,
+            "adapt": self.adapt, "speed": self.speed,
         }
 
 

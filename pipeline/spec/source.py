@@ -60,3 +60,9 @@ class Source:
     equals: tuple[tuple[str, object], ...] = ()
     platforms: tuple[str, ...] = ()
     signer: str = ""
+
+    @property
+    def averages(self) -> bool:
+        """Whether means of the stored numbers are means of what they stand for: not of decibels,
+        codes, and negatives stored as large numbers."""
+        return self.unit in ("reflectance", "linear") and not self.twos_complement

@@ -63,6 +63,7 @@ class FaultServer(StacServer):
         count: whether searches say how many items match.
         token: what ``?token=`` must be for a file to be given; empty = nothing.
         lifetime: requests after which another token is needed.
+        next_lifetime: that of the tokens after the first.
         struck: (kind, path) of what went wrong.
     """
 
@@ -76,7 +77,7 @@ class FaultServer(StacServer):
         self.wrong: list[Fault] = []
         self.drop = self.lose = 0
         self.count = True
-        self.token, self.lifetime = "", 0
+        self.token, self.lifetime, self.next_lifetime = "", 0, 10**9
         self.struck: list[tuple[str, str]] = []
         self.lock = threading.Lock()
         self._http.RequestHandlerClass = _faulty(self, self._http.RequestHandlerClass)
@@ -109,7 +110,7 @@ class FaultServer(StacServer):
                 return not self.token
             self.lifetime -= 1
             if self.lifetime == 0:
-                self.token, self.lifetime = self.token + "x", 10**9
+                self.token, self.lifetime = self.token + "x", self.next_lifetime
             return True
 
 

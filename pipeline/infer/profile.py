@@ -1,0 +1,148 @@
+"""Where the time of a run goes: seconds, pixels and bytes of each stage."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.data.remote import RemoteFile
+from pipeline.infer.lanes import cores
+from pipeline.spec.manifest import TileRecord
+
+Stage = Literal["search", "plan", "read", "composite", "predict", "write", "publish"]
+STAGES: tuple[Stage, ...] = (
+    "search", "plan", "read", "composite", "predict", "write", "publish")
+
+
+@dataclass
+class Spent:
+    """What a stage took.
+
+    Attributes:
+        seconds: of all threads together: stages overlap, and may add up to more than the run took.
+        pixels: of the map that went through.
+        size: bytes.
+    """
+
+    seconds: float = 0.0
+    pixels: int = 0
+    size: int = 0
+
+
+class Profile:
+    """What the stages of a run took so far; threads may add at once.
+
+    ``read`` is fetching, decoding and compositing of tiles; ``composite`` is the processor time of
+    the last of these.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun, self._bytes = time.perf_counter(), bytes_read()
+        self.stages: dict[Stage, Spent] = {}
+
+    def add(self, stage: Stage, seconds: float, pixels: int = 0, size: int = 0) -> None:
+        """Count something."""
+        with self._lock:
+            spent = self.stages.setdefault(stage, Spent())
+            spent.seconds += seconds
+            spent.pixels += pixels
+            spent.size += size
+
+    def add_tile(self, record: TileRecord) -> None:
+        """Count a finished tile."""
+        for stage in STAGES:
+            if stage in record.seconds:
+                made = sum(record.mapped_px.values())
+                self.add(stage, record.seconds[stage], made if stage == "predict" else
+                         record.area_px)
+
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        """Count the seconds of a block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - started)
+
+    def tiles_done(self) -> None:
+        """What was read from disk since the start was read for tiles: count it."""
+        self.add("read", 0.0, size=bytes_read() - self._bytes)
+
+    def to_json(self, pixel_m: int) -> dict[str, Any]:
+        """Plain JSON: each stage and its rates, the whole run, and the machine.
+
+        Args:
+            pixel_m: pixel size of the map, metres.
+        """
+        wall = time.perf_counter() - self._begun
+        busy = sum(s.seconds for key, s in self.stages.items() if key != "composite")
+        pixels = max((s.pixels for s in self.stages.values()), default=0)
+        whole = Spent(wall, pixels, sum(s.size for s in self.stages.values()))
+        return {
+            "stages": {key: {**_rates(self.stages[key], pixel_m),
+                             "share": round(self.stages[key].seconds / max(busy, 1e-9), 4)}
+                       for key in STAGES if key in self.stages},
+            "wall": _rates(whole, pixel_m),
+            "peak_memory_mib": peak_memory() // 2**20,
+            "machine": machine(),
+        }
+
+
+def _rates(spent: Spent, pixel_m: int) -> dict[str, float]:
+    seconds = max(spent.seconds, 1e-9)
+    per_second = spent.pixels / seconds
+    return {"seconds": round(spent.seconds, 3), "pixels": spent.pixels, "bytes": spent.size,
+            "px_per_s": round(per_second, 1), "mb_per_s": round(spent.size / seconds / 1e6, 3),
+            "km2_per_h": round(per_second * 3600 * pixel_m**2 / 1e6, 2)}
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """``Profile.to_json`` as text, a line a stage."""
+    lines = [f"{'stage':<10}{'seconds':>10}{'share':>8}{'px/s':>12}{'MB/s':>9}{'km2/h':>12}"]
+    for name, s in {**report["stages"], "wall": report["wall"]}.items():
+        share = f"{s['share']:.1%}" if "share" in s else ""
+        rates = [f"{s[key]:,.{digits}f}" if s[total] else "" for key, total, digits in (
+            ("px_per_s", "pixels", 0), ("mb_per_s", "bytes", 1), ("km2_per_h", "pixels", 1))]
+        lines.append(f"{name:<10}{s['seconds']:>10.2f}{share:>8}"
+                     f"{rates[0]:>12}{rates[1]:>9}{rates[2]:>12}")
+    return "\n".join([*lines, f"peak memory {report['peak_memory_mib']} MiB; {report['machine']}",
+                      "stages overlap; composite is processor time within read"])
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read from files (where the system counts them) and the web."""
+    try:
+        text = Path("/proc/self/io").read_text()
+    except OSError:  # not Linux
+        return RemoteFile.received
+    files = next(line.split()[1] for line in text.splitlines() if line.startswith("rchar"))
+    return int(files) + RemoteFile.received
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine() -> str:
+    """Processor, cores, memory."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
+                  if line.startswith("model name")]
+        name = models[0] if models else name
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{name}, {cores()} cores, {memory:.0f} GiB"

@@ -1,0 +1,265 @@
+"""Publishing into a bucket, against a real S3 server: whole versions or none, from any machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.refresh import bucket as buckets
+from pipeline.refresh import remote
+from pipeline.refresh.bucket import Bucket
+from pipeline.refresh.lock import Busy
+from pipeline.refresh.remote import POINTER, mirrored, prune
+from pipeline.refresh.remote_catalogue import publish_catalogue
+from pipeline.refresh.versions import Shelf
+from pipeline.spec.errors import BadRequest, DataTrouble
+from tests.support import s3_server
+from tests.support.stac_schemas import faults
+from tests.support.versions import result, write_version
+
+pytest.importorskip("obstore", reason="the extra s3 is not installed")
+pytestmark = pytest.mark.skipif(not s3_server.command(), reason="moto_server is not installed")
+IDS = [f"2023110{k}T030000Z" for k in range(1, 8)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server.serving() as address:
+        yield address
+
+
+@pytest.fixture
+def root(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """An empty place in the bucket, and the environment that leads there."""
+    for key, value in {"AWS_ENDPOINT_URL": server, "AWS_ALLOW_HTTP": "true",
+                       "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "top-secret",
+                       "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(key, value)
+    return f"s3://maps/{request.node.name}"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version without a name."""
+    folder = write_version(tmp_path_factory.mktemp("s3") / "version",
+                           np.array([[0, 1]]), np.array([[99, 99]]))
+    chunk = folder / ".run" / "store.zarr" / "c" / "0"
+    chunk.parent.mkdir(parents=True)
+    chunk.write_bytes(b"tile")
+    return folder
+
+
+@pytest.fixture
+def refresh(root: str, template: Path) -> Callable[..., Shelf]:
+    """A refresh on a machine of its own work folder, in a few milliseconds."""
+
+    def go(work: Path, name: str, *, region: str = "demo", tier: str = "provisional",
+           keep: int = 3) -> Shelf:
+        shelf = Shelf(work / region / "cropland")
+        with mirrored(root, region, "cropland", shelf, keep, 0):
+            if name:
+                made(shelf, template, name, region, tier)
+        return shelf
+
+    return go
+
+
+def made(shelf: Shelf, template: Path, name: str, region: str = "demo",
+         tier: str = "provisional") -> None:
+    """A version, promoted as a refresh does it."""
+    stage = shelf.open_stage(name)
+    for path in template.rglob("*"):
+        if path.is_file():
+            target = stage / path.relative_to(template)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    told = result(region=region, version=name, previous=shelf.current(), tier=tier)
+    (stage / "report.json").write_text(json.dumps(told.to_json()))
+    shelf.promote(stage, told)
+
+
+def read(root: str, region: str = "demo") -> tuple[str, list[str]]:
+    """What a reader finds: the published version and the names of its files."""
+    found = Bucket(f"{root}/{region}/cropland")
+    name = found.get_json(POINTER).get("version", "")
+    prefix = f"versions/{name}/"
+    return name, [k.removeprefix(prefix) for k in found.keys(prefix.rstrip("/"))] if name else []
+
+
+def test_published_whole_and_continued_on_another_machine(
+    root: str, refresh: Callable[..., Shelf], tmp_path: Path
+) -> None:
+    first = refresh(tmp_path / "a", IDS[0])
+    assert read(root) == (IDS[0], sorted(
+        k for k, _ in buckets.below(first.version(IDS[0]))))
+    assert ".run/store.zarr/c/0" in read(root)[1]
+    second = Shelf(tmp_path / "b" / "demo" / "cropland")
+    with mirrored(root, "demo", "cropland", second, 3, 0):
+        assert second.current() == IDS[0]  # what it will carry tiles over from
+        for key, path in buckets.below(first.version(IDS[0])):
+            assert (second.version(IDS[0]) / key).read_bytes() == path.read_bytes()
+    refresh(tmp_path / "b", IDS[1])
+    assert read(root)[0] == IDS[1]
+    refresh(tmp_path / "a", "")
+    assert first.current() == IDS[1]
+    assert [r.version for r in first.history()] == IDS[:2]
+    assert not Bucket(root).exists("demo/cropland/lease.json")
+
+
+@pytest.mark.parametrize("part", ["map.tif", "report.json", "history.jsonl", POINTER])
+def test_an_upload_that_is_cut_short_changes_nothing(
+    root: str, refresh: Callable[..., Shelf], template: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, part: str,
+) -> None:
+    """Whatever object is the last: readers see the old version, and the next refresh mends it."""
+    refresh(tmp_path / "a", IDS[0])
+    put = Bucket.put
+
+    def failing(self: Bucket, key: str, content: bytes | Path) -> None:
+        if key.endswith(part):
+            raise DataTrouble("the network is away")
+        put(self, key, content)
+
+    monkeypatch.setattr(Bucket, "put", failing)
+    with pytest.raises(DataTrouble, match="away"):
+        refresh(tmp_path / "a", IDS[1])
+    monkeypatch.setattr(Bucket, "put", put)
+    assert read(root)[0] == IDS[0]
+    if part in ("history.jsonl", POINTER):  # it had got there: any machine publishes it
+        refresh(tmp_path / ("b" if part == POINTER else "a"), "")
+        assert read(root)[0] == IDS[1]
+    refresh(tmp_path / "b", IDS[2])
+    assert read(root)[0] == IDS[2]
+    assert set(remote.complete(Bucket(f"{root}/demo/cropland"))) <= set(IDS[:3])
+    refresh(tmp_path / "b", IDS[3], keep=1)
+    assert Bucket(f"{root}/demo/cropland").folders("versions") == [IDS[3]]
+
+
+def test_a_large_object_is_not_there_before_its_last_part(root: str, tmp_path: Path) -> None:
+    """The promise of multipart uploads that everything else rests on, asked of the server."""
+    import obstore
+
+    found = Bucket(root)
+    writer = obstore.open_writer(found._store, "large", buffer_size=5 << 20)
+    writer.write(bytes(11 << 20))
+    writer.flush()
+    assert not found.exists("large")
+    assert found.keys("") == []
+    del writer  # the process dies
+    assert not found.exists("large")
+    (tmp_path / "large").write_bytes(np.random.default_rng(0).bytes(11 << 20))
+    found.put("large", tmp_path / "large")
+    found.download([("large", tmp_path / "back")])
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "large").read_bytes()
+
+
+def test_a_reader_during_promotions_sees_whole_versions(
+    root: str, refresh: Callable[..., Shelf], tmp_path: Path
+) -> None:
+    want = len(read(root, "demo")[1]) or len([*buckets.below(
+        refresh(tmp_path / "a", IDS[0]).version(IDS[0]))])
+    seen: list[tuple[str, int]] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            name, files = read(root)
+            seen.append((name, len(files)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for name in IDS[1:5]:
+            refresh(tmp_path / "a", name, keep=5)
+    finally:
+        stop.set()
+        watcher.join()
+    assert len(seen) > 3
+    assert {count for _, count in seen} == {want}
+    assert [name for name, _ in seen] == sorted(name for name, _ in seen)
+
+
+def test_one_machine_at_a_time(
+    root: str, refresh: Callable[..., Shelf], template: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shelf = Shelf(tmp_path / "a" / "demo" / "cropland")
+    with mirrored(root, "demo", "cropland", shelf, 3, 0):
+        with pytest.raises(Busy, match="another machine"):
+            refresh(tmp_path / "b", IDS[0])
+        refresh(tmp_path / "b", IDS[0], region="elsewhere")  # other maps go on
+
+    def slow() -> None:
+        """An owner that is silent for long, is taken for dead, and finds out."""
+        with mirrored(root, "demo", "cropland", shelf, 3, 0):
+            monkeypatch.setattr(remote, "LEASE_S", -1.0)
+            refresh(tmp_path / "b", IDS[1])
+            made(shelf, template, IDS[2])
+
+    with pytest.raises(Busy, match="taken for dead"):
+        slow()
+    assert read(root)[0] == IDS[1]
+
+
+def test_retention(root: str, refresh: Callable[..., Shelf], tmp_path: Path) -> None:
+    for k, name in enumerate(IDS[:5]):
+        refresh(tmp_path / "a", name, keep=9, tier="final" if k in (0, 1) else "provisional")
+    found = Bucket(f"{root}/demo/cropland")
+    found.put("versions/20231101T000000Z/map.tif", b"half of an upload")
+    assert prune(found, 2, 1) == ("20231101T000000Z", IDS[0], IDS[2])
+    assert found.folders("versions") == [IDS[1], IDS[3], IDS[4]]
+    assert [r.version for r in Shelf(tmp_path / "a" / "demo" / "cropland").history()] == IDS[:5]
+
+
+def test_the_catalogue_of_a_bucket(
+    root: str, refresh: Callable[..., Shelf], tmp_path: Path
+) -> None:
+    """Two machines, each with its own maps: the catalogue holds both, and every link is there."""
+    refresh(tmp_path / "a", IDS[0])
+    refresh(tmp_path / "a", IDS[1])
+    publish_catalogue(root, tmp_path / "a")
+    refresh(tmp_path / "b", IDS[0], region="other")
+    publish_catalogue(root, tmp_path / "b")
+    found = Bucket(root)
+    keys = {k for k in found.keys("") if ".run" not in k}
+    documents = {k: found.get_json(k) for k in keys
+                 if k.endswith(("catalog.json", "collection.json")) or "/items/" in k}
+    assert len(documents) == 1 + 2 + 3
+    for key, document in documents.items():
+        assert faults(document) == [], key
+        hrefs = [link["href"] for link in document["links"]]
+        hrefs += [asset["href"] for asset in document.get("assets", {}).values()]
+        for href in hrefs:
+            parts = key.split("/")[:-1]
+            for part in href.split("/"):
+                if part == "..":
+                    parts.pop()
+                elif part != ".":
+                    parts.append(part)
+            assert href.startswith("http") or "/".join(parts) in keys, f"{key}: {href}"
+    assert "index.parquet" in keys
+    refresh(tmp_path / "a", IDS[2], keep=1)
+    publish_catalogue(root, tmp_path / "a")
+    assert [k for k in found.keys("demo") if "/items/" in k] == [
+        f"demo/cropland/items/{IDS[2]}-utm31n.json"]
+
+
+def test_trouble_is_one_line_without_secrets(
+    root: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(DataTrouble, match="object storage") as caught:
+        Bucket("s3://no-such-bucket/x").put("key", b"")
+    assert "\n" not in str(caught.value)
+    assert "top-secret" not in str(caught.value)
+    with pytest.raises(DataTrouble, match="nothing-there"):
+        Bucket(root).download([("nothing-there", tmp_path / "x")])
+    with pytest.raises(DataTrouble, match="object storage"):
+        Bucket("ftp://x/y")
+    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
+    with pytest.raises(BadRequest, match=r"wallmap\[s3\]"):
+        Bucket(root)

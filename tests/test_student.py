@@ -1,0 +1,331 @@
+"""Students: what they learn from, how near they come, what they cost, and the map they make."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import models
+from models.flops import flops
+from pipeline import cli
+from pipeline import map as map_command
+from pipeline import train as train_command
+from pipeline.data.checkpoints import STORE, STUDENT, load_checkpoint, save_checkpoint
+from pipeline.infer.predict import Predictor
+from pipeline.learn import student as lessons
+from pipeline.learn.augment import Augmentation
+from pipeline.learn.fit import predict_from
+from pipeline.learn.members import Trained, train_row
+from pipeline.learn.recipe import parse_row
+from pipeline.learn.student import Lesson, distil, imitation_loss, student_row, views
+from pipeline.learn.table import Table
+from pipeline.spec.card import SensorCard
+from pipeline.spec.errors import BadRequest
+from pipeline.spec.tasks import task
+from tests.support.evaluation import toy_table
+from tests.support.toy import untrained
+from tests.test_learn import TINY, simulate, table_of
+
+torch.set_num_threads(1)
+SHORT = Lesson(views=20, epochs=6)
+PLACED = SensorCard(
+    features=("vv", "vh"), mean=(-11.0, -18.0), std=(2.0, 2.0), radiometry="sigma0",
+    accepts=("sigma0",), coverage_steps=(4,), coverage_score=(0.0,), static=("elevation",),
+    static_mean=(500.0,), static_std=(100.0,),
+)  # channels: vv, vh, valid, month_sin, month_cos, elevation, known
+
+
+# ---- what it costs
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    options = {"sensors": {"s1": 6, "s2": 14}, "steps": 12, "outputs": 2, "features": 64,
+               "width": 64, "dense": 64}
+    module = models.build("mdico", "tempcnn", options)
+    one = 6 * 5 * 64 * 12 + 64 * 5 * 64 * 12 + 64 * 12 * 64  # two convolutions, the dense layer
+    shared, unique = one + 64 * 64, one + 64 * 128
+    assert flops(module, "s1", torch.zeros(3, 12, 6)) == 2 * (shared + unique + 128 * 2)
+    small = models.build("individual", "mlp", {**{k: options[k] for k in ("sensors", "steps",
+                         "outputs")}, "features": 32, "width": 128})
+    assert flops(small, "s2", torch.zeros(1, 12, 14)) == 2 * (
+        12 * 14 * 128 + 128 * 128 + 128 * 32 + 32 * 2)
+    assert small.training  # as it was
+
+
+def test_a_forest_compares_once_a_tree_and_level() -> None:
+    options = {"sensors": {"s1": 6}, "steps": 4, "outputs": 1, "width": 8, "dense": 8,
+               "features": 8}
+    x = torch.zeros(2, 4, 6)
+    alone = flops(models.build("individual", "tempcnn", options), "s1", x)
+    both = models.build("individual", "tempcnn", {**options, "forests": {"s1": [10, 31, 5]}})
+    assert flops(both, "s1", x) == alone + 10 * 5
+
+
+# ---- what it is asked to imitate
+
+
+def test_imitation_is_the_divergence_of_probabilities() -> None:
+    own, said = torch.tensor([[0.0, 0.0]]), torch.tensor([[np.log(3.0), 0.0]])
+    # of (3/4, 1/4) from (1/2, 1/2)
+    by_hand = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
+    assert float(imitation_loss(own, said)) == pytest.approx(by_hand, rel=1e-5)
+    assert float(imitation_loss(said + 5, said)) == pytest.approx(0, abs=1e-6)
+    assert float(imitation_loss(torch.tensor([[1.0], [4.0]]), torch.tensor([[2.0], [2.0]]))) == 2.5
+
+
+def placed(n: int = 40) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Rows of two seasons: features of the first are 1, of the second 3; some gaps and places."""
+    second = np.arange(n) % 2
+    x = torch.zeros(n, 4, PLACED.channels)
+    seen = torch.ones(n, 4, dtype=torch.bool)
+    seen[::5, 1] = False
+    x[:, :, :2] = torch.from_numpy(1.0 + 2 * second + 0.01 * np.arange(n))[:, None, None]
+    x[:, :, :2] *= seen[:, :, None]
+    x[:, :, 2] = seen
+    x[:, :, 3] = torch.from_numpy(1.0 * second)[:, None]
+    x[: n // 2, :, 5:] = 1.0  # the place of the other half is unknown
+    return x, seen, 3 * second[:, None] + np.arange(4)
+
+
+def still(card: SensorCard = PLACED) -> Augmentation:
+    return Augmentation.of("s1", card, drop=0.0, jitter=False)
+
+
+def test_views_mix_rows_of_one_season_and_leave_gaps_and_unknown_places() -> None:
+    x, seen, season = placed()
+    many = views(x, seen, season, still(), Lesson(views=25),
+                 torch.Generator().manual_seed(0))
+    assert many.shape == (40 * 25, 4, PLACED.channels)
+    there = many[:, :, 2] == 1
+    assert (many[:, :, :2][~there] == 0).all()
+    assert 0 < float((~there).float().mean()) < 0.1  # as many gaps as the rows have
+    first = many[:, 0, 3] == 0
+    assert 1.0 <= float(many[first, 0, :2].min()) <= float(many[first, 0, :2].max()) < 1.5
+    assert float(many[~first, 0, :2].min()) >= 3.0
+    assert set(many[:, :, 3].unique().tolist()) == {0.0, 1.0}  # the season is never mixed
+    assert set(many[:, :, 6].unique().tolist()) == {0.0, 1.0}
+    assert (many[:, :, 5] == many[:, :, 6]).all()
+    exact = (many[:, None, 0, 0] == x[None, :, 0, 0]).any(1).float().mean()
+    assert float(exact) < 0.2  # nearly every view is of two rows
+
+
+def test_views_are_as_many_as_asked_for_each_row_as_often() -> None:
+    x, seen, season = placed()
+    alone = np.arange(40)[:, None] + np.zeros(4, int)  # no row has a partner but itself
+    plain = views(x, seen, alone, still(), Lesson(views=3), torch.Generator().manual_seed(0))
+    got = sorted(float(v) for v in plain[:, 0, 0])
+    assert got == pytest.approx(sorted(3 * [float(v) for v in x[:, 0, 0]]))
+    few = views(x, seen, season, still(), Lesson(views=3, most=50),
+                torch.Generator().manual_seed(0))
+    assert len(few) == 50
+
+
+# ---- learning
+
+
+def taught(table: Table, train: np.ndarray) -> Trained:
+    row = parse_row("mdico+gaps+season")
+    network = {"width": 8, "dense": 8, "features": 8}
+    settings = replace(row.recipe.settings, epochs=12, batch=32, lr=0.01)
+    row = replace(row, recipe=replace(row.recipe, network=network, settings=settings))
+    return train_row(table, row, train, "site", 0)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, np.ndarray, Trained]:
+    """A table, its training rows, and a teacher that learned from them."""
+    folder = tmp_path_factory.mktemp("student") / "set"
+    table = table_of(simulate(folder))
+    train = table.groups % 4 > 0
+    return table, train, taught(table, train)
+
+
+def test_a_student_comes_to_say_what_its_teacher_says(case) -> None:
+    table, train, teacher = case
+    row = student_row(parse_row("mdico+gaps+season"), SHORT)
+    student = distil(teacher, row, train, SHORT, 0)
+    assert student.module is not teacher.module
+    assert student.data is teacher.data  # the same normaliser, features and context
+    for sensor in table.sensors:
+        losses = student.fitted[0].history[sensor]
+        assert len(losses) == SHORT.epochs
+        assert losses[-1] < losses[0] / 4
+        x = teacher.data.inputs[sensor][np.flatnonzero(~train)]
+        own, said = (predict_from(t.module, sensor, x).softmax(1) for t in (student, teacher))
+        assert float((own - said).abs().mean()) < 0.08
+    again = distil(teacher, row, train, SHORT, 0)
+    torch.testing.assert_close(again.module.state_dict(), student.module.state_dict(),
+                               rtol=0, atol=0)
+
+
+def test_a_student_of_values_learns_from_all_that_its_teacher_is() -> None:
+    table = toy_table("lfmc")
+    row = parse_row("individual+valid+forest")
+    row = replace(row, recipe=replace(row.recipe, network={"width": 8, "dense": 8, "features": 8},
+                                      settings=replace(row.recipe.settings, epochs=2)))
+    train = table.groups > 5
+    teacher = train_row(table, row, train, "site", 0)
+    assert isinstance(teacher.module, models.Ensemble)  # the forest's share is learnt, too
+    student = distil(teacher, student_row(row, SHORT), train, SHORT, 0)
+    x = teacher.data.inputs["s1"][np.flatnonzero(train)]
+    own, said = (predict_from(t.module, "s1", x) for t in (student, teacher))
+    assert float((own - said).square().mean()) < 0.3 * float(said.var())
+    assert student.raw("s1", np.arange(3)).mean() > 50  # in the task's unit
+
+
+class Recorder(nn.Module):
+    """A teacher that keeps what it was asked about."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.asked = module, []
+
+    def predict(self, sensor: str, x: torch.Tensor) -> torch.Tensor:
+        self.asked.append(x)
+        return self.module.predict(sensor, x)
+
+
+def test_a_student_never_sees_a_held_out_row_nor_any_label(case) -> None:
+    table, train, teacher = case
+    row = student_row(parse_row("mdico+gaps+season"), SHORT)
+    marked = {k: x.clone() for k, x in teacher.data.inputs.items()}
+    for x in marked.values():
+        x[~torch.from_numpy(train), :, 0] = 1e6
+    recorder = Recorder(teacher.module)
+    data = replace(teacher.data, inputs=marked, target=torch.full_like(teacher.data.target, -9))
+    blind = replace(teacher, data=data, module=recorder,
+                    table=replace(table, target=np.full_like(table.target, -9)))
+    student = distil(blind, row, train, SHORT, 0)
+    assert len(recorder.asked) == len(table.sensors)
+    assert max(float(x.abs().max()) for x in recorder.asked) < 1e3
+    torch.testing.assert_close(student.module.state_dict(),
+                               distil(teacher, row, train, SHORT, 0).module.state_dict(),
+                               rtol=0, atol=0)
+
+
+# ---- the command line
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, list]:
+    """A checkpoint with a student; what was printed; per student the rows that its teacher knew
+    and that it was given."""
+    folder = tmp_path_factory.mktemp("trained")
+    simulate(folder / "set", sensors=("s1", "s2", "l8"))
+    told, asked = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        real_train, real_distil = lessons.train_row, lessons.distil
+
+        def remember(table, row, train, kind, seed, **more):
+            made = real_train(table, row, train, kind, seed, **more)
+            told.append((made, train))
+            return made
+
+        def watch(teacher, row, train, lesson, seed):
+            asked.append((next(t for made, t in told if made is teacher), train))
+            return real_distil(teacher, row, train, lesson, seed)
+
+        patch.setattr(lessons, "train_row", remember)
+        patch.setattr(lessons, "distil", watch)
+        patch.setattr("pipeline.learn.train.Lesson", lambda: SHORT)
+        patch.setattr(cli, "emit", told.append)
+        assert cli.run(train_command.command, [
+            "--task", "cropland", "--samples", str(folder / "set"), "--out", str(folder / "out"),
+            "--folds", "3", "--no-baselines", "--student", "--json", "--quiet", *TINY]) == 0
+    return folder / "out", told[-1], asked
+
+
+def test_in_each_fold_the_teacher_knew_only_what_the_student_may_see(trained) -> None:
+    _, _, asked = trained
+    assert len(asked) == 3
+    for knew, given in asked:
+        np.testing.assert_array_equal(knew, given)
+        assert 0.5 < given.mean() < 0.8  # two of three folds
+    assert (sum(~given for _, given in asked) == 1).all()  # each row is held out once
+
+
+def test_the_students_card_is_a_whole_card_and_names_its_teacher(trained) -> None:
+    out, printed, _ = trained
+    card, _ = load_checkpoint(out)
+    small, weights = load_checkpoint(out, student=True)
+    assert small == load_checkpoint(out / STUDENT)[0]
+    assert (card.teacher, small.name, small.method) == ({}, "out-fast", "individual")
+    assert (small.teacher["name"], small.teacher["sha256"]) == (card.name, card.sha256)
+    assert small.protocol.startswith("student of out: in each fold")
+    assert card.protocol in small.protocol
+    for key, s in small.sensors.items():
+        teacher = card.sensors[key]
+        for same in ("features", "mean", "std", "context", "static", "accepts", "radiometry"):
+            assert getattr(s, same) == getattr(teacher, same)
+        found = printed["student"]["scores"]["individual"][key]
+        assert s.score == pytest.approx(found["mean"], abs=1e-4)
+        assert len(found["splits"]) == 3
+        assert small.baselines["its teacher"][key] == teacher.score
+        assert s.coverage_steps == teacher.coverage_steps
+        assert s.coverage_score[0] < s.coverage_score[-1]
+        assert 0 < s.temperature < 10
+        assert s.ece is not None
+        assert 0 < s.domain_threshold < 3
+        assert weights[f"domain.{key}.prototypes"].shape[1] == Lesson().network["features"]
+        cost = small.teacher["flops"][key]
+        assert printed["student"]["flops"][key] == cost
+        assert any(note.startswith(f"{key}: {cost[1] / 1e6:.3f} million operations")
+                   for note in small.notes)
+
+
+def test_fast_maps_with_the_student(trained, region: Path, region_aoi: str, tmp_path: Path,
+                                    capsys) -> None:
+    out, _, _ = trained
+    assert cli.run(map_command.command, [
+        "--aoi", region_aoi, "--catalog", str(region / "catalog.json"), "--sensor", "s2",
+        "--period", "2023-10", "--checkpoint", str(out), "--speed", "fast",
+        "--out", str(tmp_path / "map"), "--quiet", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["card"]["sha256"] == load_checkpoint(out, student=True)[0].sha256
+    assert report["totals"]["mapped_px"] > 0
+
+
+def test_a_student_of_another_teacher_is_refused(tmp_path: Path) -> None:
+    card, arrays = untrained(task("cropland"))
+    made = save_checkpoint(tmp_path / "x", card, arrays)
+    for sha, refused in ((made.sha256, False), ("0" * 64, True)):
+        own = replace(card, name="x-fast", teacher={"name": "x", "sha256": sha})
+        save_checkpoint(tmp_path / "x" / STUDENT, own, arrays)
+        if refused:
+            with pytest.raises(BadRequest, match="student learned from another one"):
+                load_checkpoint(tmp_path / "x", student=True)
+        else:
+            assert load_checkpoint(tmp_path / "x", student=True)[0].name == "x-fast"
+
+
+def test_without_folds_a_student_is_scored_on_the_inner_split(tmp_path: Path) -> None:
+    simulate(tmp_path / "set", sensors=("s1",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.learn.train.Lesson", lambda: SHORT)
+        assert cli.run(train_command.command, [
+            "--task", "cropland", "--samples", str(tmp_path / "set"), "--out",
+            str(tmp_path / "x"), "--no-evaluate", "--student", "--quiet", *TINY]) == 0
+    card, _ = load_checkpoint(tmp_path / "x", student=True)
+    assert "not evaluated" in card.protocol
+
+
+@pytest.mark.parametrize("name", sorted(p.parts[-3] for p in STORE.glob(f"*/{STUDENT}/card.json")))
+def test_shipped_students_are_near_their_teacher_at_an_eighth_of_its_cost(name: str) -> None:
+    card, _ = load_checkpoint(name)
+    small, arrays = load_checkpoint(name, student=True)
+    assert small.teacher["sha256"] == card.sha256
+    predictor = Predictor(task(small.task), small, arrays, "cpu")
+    assert set(predictor.domains) == set(small.sensors) == set(card.sensors)
+    for key, s in small.sensors.items():
+        teacher = card.sensors[key]
+        assert (s.features, s.context, s.static) == (
+            teacher.features, teacher.context, teacher.static)
+        theirs, own = small.teacher["flops"][key]
+        assert theirs >= 8 * own
+        assert s.score >= teacher.score - (0.003 if small.metric == "weighted F1" else 0.01)
