@@ -6,7 +6,7 @@ BIN := .venv/bin
 DEMO := build/demo
 DEMO_CARD := $(DEMO)/checkpoints/cropland/card.json
 
-.PHONY: map test lint clean
+.PHONY: map test lint bench campaign clean
 
 map: $(DEMO_CARD)
 	$(BIN)/python -m pipeline.map --aoi aoi/demo.geojson --sensor s1
@@ -14,6 +14,12 @@ map: $(DEMO_CARD)
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=85
+
+bench: .venv/ready
+	$(BIN)/python -m tests.benchmarks --out build/bench.json
+
+campaign: .venv/ready
+	$(BIN)/python -m tests.campaigns.refresh --days 30
 
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/mypy
