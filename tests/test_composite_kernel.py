@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.prep.composite import composite, mean, median, median_of_numbers, strips
+from pipeline.prep.composite import mean, median, median_of_numbers, strips
 from pipeline.prep.network import as_codes, as_values, bits_where, middle_two, network, sort
+from tests.support.composites import composite
 
 U16 = np.dtype(np.uint16)
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)

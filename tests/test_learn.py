@@ -18,7 +18,7 @@ from pipeline.learn.augment import Augmentation, Layout, thin
 from pipeline.learn.fit import Settings, _batches, _windows, arrays, fit, predict_from, rates
 from pipeline.learn.metrics import decide, fit_temperature, r2, scores
 from pipeline.learn.outcomes import Evaluation, Outcome
-from pipeline.learn.splits import folds, hold_out, inner_split, joined_groups
+from pipeline.learn.splits import folds, hold_out, joined_groups
 from pipeline.learn.table import S2_TO_OLI, stack, tensors
 from pipeline.prep.features import features, model_input
 from pipeline.spec.card import SensorCard
@@ -87,7 +87,7 @@ def test_folds_need_enough_groups():
 
 def test_the_inner_split_is_of_whole_groups():
     groups = np.repeat(np.arange(20), 5)
-    inner = inner_split(groups, np.zeros(100), 0.15, np.random.default_rng(0))
+    inner = folds(groups, np.zeros(100), 7, np.random.default_rng(0))[0]
     assert 10 <= inner.sum() <= 20
     assert not set(groups[inner]) & set(groups[~inner])
 

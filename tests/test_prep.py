@@ -11,7 +11,6 @@ from pipeline.prep import masks
 from pipeline.prep.composite import (
     aggregate,
     aggregate_count,
-    composite,
     mean,
     median,
 )
@@ -22,6 +21,7 @@ from pipeline.spec.cube import Cube
 from pipeline.spec.grid import window
 from pipeline.spec.source import OffsetRule, Source, Unit
 from pipeline.spec.timeline import Timeline, parse_month
+from tests.support.composites import composite
 
 NAN = np.nan
 

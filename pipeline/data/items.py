@@ -66,7 +66,7 @@ class ItemSet:
     def fingerprint(self) -> str:
         """sha256 of what the images are (not of where their files lie)."""
         body = [
-            [i.collection_id, i.id, _floats(i.properties),
+            [i.collection_id, i.id, as_floats(i.properties),
              sorted((k, shown(a.href).rsplit("/", 1)[-1]) for k, a in i.assets.items())]
             for i in self.items
         ]
@@ -147,12 +147,12 @@ def _to_degrees(crs: str) -> Callable[..., Any]:
     return Transformer.from_crs(crs, 4326, always_xy=True).transform
 
 
-def _floats(value: Any) -> Any:
+def as_floats(value: Any) -> Any:
     """JSON with whole numbers as floats: tables of items cannot tell 0 from 0.0."""
     if isinstance(value, dict):
-        return {k: _floats(v) for k, v in value.items()}
+        return {k: as_floats(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_floats(v) for v in value]
+        return [as_floats(v) for v in value]
     return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 

@@ -77,14 +77,6 @@ def folds(
     return [fold_of[inverse] == k for k in range(count)]
 
 
-def inner_split(
-    groups: np.ndarray, strata: np.ndarray, share: float, rng: np.random.Generator
-) -> np.ndarray:
-    """(N,) bool: about ``share`` of the rows, whole groups, to stop the training by."""
-    parts = max(2, round(1 / share))
-    return folds(groups, strata, min(parts, len(np.unique(groups))), rng)[0]
-
-
 def hold_out(names: np.ndarray, groups: np.ndarray, held: Sequence[str]) -> list[np.ndarray]:
     """One fold: the rows of the held-out sets and whatever shares a group with them."""
     return [np.isin(groups, groups[np.isin(names, held)])]

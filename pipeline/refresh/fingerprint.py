@@ -18,7 +18,7 @@ import pystac
 
 from pipeline.data.duplicates import acquisition
 from pipeline.data.hrefs import shown
-from pipeline.data.items import ItemSet
+from pipeline.data.items import ItemSet, as_floats
 from pipeline.data.sources import MASK_DTYPE, STORED_DTYPE, assets_needed
 from pipeline.infer.decide import score_by_steps
 from pipeline.infer.levels import sample_cells
@@ -135,17 +135,9 @@ def item_digest(item: pystac.Item) -> str:
 
 
 def digest(value: Any) -> str:
-    """sha256 of JSON, shortened; whole numbers as floats, since tables cannot tell 0 from 0.0."""
-    text = json.dumps(_floats(value), sort_keys=True, default=str)
+    """sha256 of JSON, shortened."""
+    text = json.dumps(as_floats(value), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _floats(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _floats(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_floats(v) for v in value]
-    return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
 def _common(made: MapPlan) -> dict[str, str]:
