@@ -218,6 +218,33 @@ def test_a_damaged_block_is_an_error_and_never_zeros(
         read(dataclasses.replace(items, items=(one,)), area)
 
 
+@pytest.mark.parametrize("times", [1, 10**6])
+def test_a_byte_that_changes_on_the_way_is_asked_for_again(
+    region: Path, area: shapely.Geometry, times: int, tmp_path: Path, waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a deflated block, and where the item's checksum is not looked at."""
+    monkeypatch.setattr(rasters, "SMALL", 0)
+    monkeypatch.setattr(remote, "_PIECE", 1024)
+    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_INGESTED_BYTES_AT_OPEN", 1024)
+    scene = tmp_path / "deflated"
+    shutil.copytree(region, scene)
+    for path in scene.rglob("*.tif*"):
+        rasterio.shutil.copy(path, tmp_path / "packed", driver="GTiff", compress="DEFLATE",
+                             predictor=1, tiled=True, blockxsize=64, blockysize=64)
+        (tmp_path / "packed").replace(path)
+    with FaultServer(scene) as server:
+        found = search(server.url, "s1", area, SPRING)
+        calm = read(found, area)
+        RemoteFile._headers.clear()
+        server.wrong = [Fault("corrupt", times=times, where="pixels")]
+        if times == 1:
+            same(read(found, area), calm)
+        else:
+            with pytest.raises(DataTrouble, match="cannot be read"):
+                read(found, area)
+
+
 # --- searches
 
 

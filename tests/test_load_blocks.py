@@ -210,7 +210,7 @@ def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
 def test_held_pixels_cannot_be_written_into(tmp_path: Path) -> None:
     write(tmp_path / "a.tif", np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE))
     with rasterio.open(tmp_path / "a.tif") as opened:
-        file = HeldFile(lambda level: opened, lambda: None, BlockStore(1 << 20), "a")
+        file = HeldFile(lambda level: opened, lambda: None, store=BlockStore(1 << 20), key="a")
         inner = file.read(Window(2, 3, 20, 10))
         np.testing.assert_array_equal(inner, opened.read(1)[3:13, 2:22])
         np.testing.assert_array_equal(file.read(Window(30, 60, 66, 36)), opened.read(1)[60:, 30:])

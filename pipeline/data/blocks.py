@@ -20,6 +20,8 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
+from pipeline.data.intact import Raw, check_blocks
+
 T = TypeVar("T")
 
 # Two rows of blocks of a year of ten bands over a few tiles; with what else a map needs a process
@@ -130,6 +132,8 @@ class HeldFile:
     Attributes:
         opened: gives the opened file, or the overview of that index.
         sound: raises what went wrong while GDAL was reading and did not say.
+        raw: bytes of the file, to compare its blocks with their checksums; None where they cannot
+            be had (buckets).
         store: of blocks; None holds nothing.
         key: of the file as it is now; None where that cannot be known, and nothing is held.
         level: index of the overview; None is the image itself.
@@ -138,6 +142,7 @@ class HeldFile:
 
     opened: Callable[[int | None], rasterio.DatasetReader]
     sound: Callable[[], None]
+    raw: Raw | None = None
     store: BlockStore | None = None
     key: Hashable = None
     level: int | None = None
@@ -161,7 +166,7 @@ class HeldFile:
         """[Y, X] pixels of a window that lies within; they may be those that are held: do not
         write into them."""
         if self.store is None or self.key is None or not self.store.takes(self.grid):
-            return self.opened(self.level).read(1, window=window)
+            return self._pixels(window)
         rows, cols = (slice(start, stop) for start, stop in window.toranges())
         down, across = (range(part.start // side, -(-part.stop // side))
                         for part, side in zip((rows, cols), self.grid.block, strict=True))
@@ -212,10 +217,9 @@ class HeldFile:
                     for at, block in self._decoded(store, [y], [x]).items()}
         high, wide = self.grid.block
         top, left = ys[0] * high, xs[0] * wide
-        pixels = self.opened(self.level).read(1, window=Window(
+        pixels = self._pixels(Window(
             left, top, min((xs[-1] + 1) * wide, self.grid.width) - left,
             min((ys[-1] + 1) * high, self.grid.height) - top))
-        self.sound()
         found = {}
         for y, x in product(ys, xs):
             part = pixels[(y - ys[0]) * high :, (x - xs[0]) * wide :][:high, :wide]
@@ -224,6 +228,15 @@ class HeldFile:
             store.keep_block((self.key, self.level, y, x), block)
             found[y, x] = block
         return found
+
+    def _pixels(self, window: Window) -> np.ndarray:
+        """What the file holds there, and nothing else."""
+        file = self.opened(self.level)
+        pixels = file.read(1, window=window)
+        self.sound()
+        if self.raw is not None:
+            check_blocks(file, window, pixels, self.raw)
+        return pixels
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[list[int]]:

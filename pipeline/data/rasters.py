@@ -15,6 +15,7 @@ import rasterio
 
 from pipeline.data.blocks import BlockStore, HeldFile
 from pipeline.data.hrefs import is_url, shown
+from pipeline.data.intact import Raw
 from pipeline.data.remote import Changed, RemoteFile, Unreadable
 from pipeline.data.signing import signed
 from pipeline.data.web import reason_of
@@ -114,7 +115,7 @@ def read_image(
             with ExitStack() as opened:
                 made = action(HeldFile(
                     cache(partial(_open, image, target, remote, opened)), partial(_sound, remote),
-                    store, _key(image, remote) if store else None,
+                    _raw(image, remote, opened), store, _key(image, remote) if store else None,
                     together=remote is not None))
             _sound(remote)
             return made
@@ -140,6 +141,20 @@ def _open(
         **options))
     _check(file)
     return file
+
+
+def _raw(image: ImageFile, remote: RemoteFile | None, opened: ExitStack) -> Raw | None:
+    """The file's bytes, as GDAL had them; None where GDAL fetches them itself (buckets)."""
+    if remote is not None:
+        return remote.get
+    if not (path := Path(image.href)).is_file():
+        return None
+
+    @cache
+    def file() -> int:
+        return opened.enter_context(path.open("rb")).fileno()
+
+    return lambda first, size: os.pread(file(), size, first)
 
 
 def _sound(remote: RemoteFile | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from io import SEEK_CUR, SEEK_END
@@ -21,6 +21,7 @@ from pipeline.spec.errors import DataTrouble
 _PIECE = 1 << 15  # bytes asked for at least: the header of a COG in one request
 _GAP = 1 << 15  # bytes between two wanted ranges that are read along rather than asked around
 _LONGEST = 1 << 24  # bytes asked for at most
+_KEPT = 1 << 26  # bytes held of a file that is open: its blocks are looked at once they are decoded
 _TRIES = 3  # answers that do not fit the question
 _HEADERS_KEPT = 2048  # files: 64 MiB, a year of one sensor over a few tiles of an archive
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -72,7 +73,7 @@ class RemoteFile:
         self._href, self._signer = href, signer
         self._session = web.session(trusted)
         self._url = signed(href, signer)
-        self._around = (0, b"")  # where the bytes read last begin, and the bytes
+        self._read: deque[tuple[int, bytes]] = deque()  # the last pieces: where, and their bytes
         self.failure: Exception | None = None
         self._header = self._read_header()
 
@@ -100,7 +101,7 @@ class RemoteFile:
         end = min(first + size, self.length)
         if end <= first:
             return b""
-        for start, held in (self._around, (0, self._header.start)):
+        for start, held in (*self._read, (0, self._header.start)):
             if start <= first and end <= start + len(held):
                 return held[first - start : end - start]
         parts = []
@@ -110,12 +111,15 @@ class RemoteFile:
             if (size_now, version) != (self.length, self._header.version):
                 raise Changed("the file changed while it was read")
             parts.append(body)
-        self._around = (first, b"".join(parts))
-        return self._around[1][: end - first]
+        body = b"".join(parts)
+        self._read.appendleft((first, body))
+        while len(self._read) > 1 and sum(len(held) for _, held in self._read) > _KEPT:
+            self._read.pop()
+        return body[: end - first]
 
     def whole(self) -> bytes:
         """The whole file, asked for anew: what is read later comes from this copy."""
-        self._around = (0, b"")
+        self._read.clear()
         self._header = replace(self._header, start=b"")
         return self.get(0, self.length)
 
