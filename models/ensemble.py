@@ -20,17 +20,21 @@ class Ensemble(nn.Module):
         forests: per sensor a forest on the same input; empty for none.
         boosted: per sensor boosted trees on the same input, whose outputs are logits or values.
         outputs: classes K, or 1 for a regression.
+        shares: per sensor what each of these weighs, in this order, 1 in all; without, they weigh
+            the same.
     """
 
     def __init__(
         self, members: Sequence[nn.Module], forests: Mapping[str, Forest],
-        boosted: Mapping[str, Forest], outputs: int,
+        boosted: Mapping[str, Forest], outputs: int, shares: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.forests = nn.ModuleDict(forests)
         self.boosted = nn.ModuleDict(boosted)
         self.outputs = outputs
+        self.shares = nn.ParameterDict(
+            {s: nn.Parameter(w, requires_grad=False) for s, w in (shares or {}).items()})
 
     def predict(self, sensor: str, x: Tensor) -> Tensor:
         """(N, T, C) -> (N, K) log probabilities or (N, 1) standardised values."""
@@ -44,6 +48,15 @@ class Ensemble(nn.Module):
 
     def mean_of(self, sensor: str, x: Tensor, said: Sequence[Tensor]) -> Tensor:
         """(N, K) from (N, T, C) input and what each member says of it."""
+        means = self.means(sensor, x, said)
+        if sensor in self.shares:
+            mean = (self.shares[sensor][:, None, None] * means).sum(0)
+        else:
+            mean = means.mean(0)
+        return mean.clamp_min(_LEAST).log() if self.outputs > 1 else mean
+
+    def means(self, sensor: str, x: Tensor, said: Sequence[Tensor]) -> Tensor:
+        """(M, N, K) probabilities or values of the members together and of the trees."""
         classes = self.outputs > 1
         means = [torch.stack([s.softmax(1) if classes else s for s in said]).mean(0)]
         if sensor in self.forests:
@@ -51,8 +64,7 @@ class Ensemble(nn.Module):
         if sensor in self.boosted:
             out = self.boosted[sensor](x)
             means.append(out.softmax(1) if classes else out)
-        mean = torch.stack(means).mean(0)
-        return mean.clamp_min(_LEAST).log() if classes else mean
+        return torch.stack(means)
 
     def embed(self, sensor: str, x: Tensor) -> Tensor:
         """(N, T, C) -> (N, D): features of the first member."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.encoders.convtran import ConvTran
@@ -124,8 +125,9 @@ def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
             methods with a contrastive loss), the OPTIONS of the encoder and of the method, and
             ``encoders`` {key: name, or {"name": name, its OPTIONS}} for sensors with another
             encoder than the rest.
-            ``members`` (their number), ``forests`` and ``boosted`` {key: (trees, nodes, depth)}
-            make an ensemble, which predicts but is not trained as one.
+            ``members`` (their number), ``forests`` and ``boosted`` {key: (trees, nodes, depth)},
+            and ``shares`` {key: number of weights} make an ensemble, which predicts but is not
+            trained as one.
             A series of small images (N, T, C, H, W) is given to the encoder as its spatial mean
             where its sensor has C channels, and pixel by pixel where it has C * H * W.
 
@@ -138,7 +140,8 @@ def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
             method cannot be built for these sensors.
         WeightsAbsent: (a ValueError) the method needs weights that are not here.
     """
-    single = {k: v for k, v in options.items() if k not in ("members", "forests", "boosted")}
+    several = ("members", "forests", "boosted", "shares")
+    single = {k: v for k, v in options.items() if k not in several}
     if len(single) == len(options):
         return _one(method, encoder, options)
     forests, boosted = (
@@ -146,7 +149,8 @@ def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
          for s, (trees, nodes, depth) in options.get(kind, {}).items()}
         for kind in ("forests", "boosted"))
     members = [_one(method, encoder, single) for _ in range(int(options.get("members", 1)))]
-    return Ensemble(members, forests, boosted, int(options["outputs"]))
+    shares = {s: torch.zeros(int(n)) for s, n in options.get("shares", {}).items()}
+    return Ensemble(members, forests, boosted, int(options["outputs"]), shares)
 
 
 def _one(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 import models
 from pipeline.data.points import read_samples
 from pipeline.learn.cell import Split, run_cell
+from pipeline.learn.ensembles import best, trees_beside
 from pipeline.learn.forests import as_module, boosted_module, columns, fit_trees, flat, teacher
 from pipeline.learn.members import train_row
 from pipeline.learn.recipe import parse_row
@@ -127,6 +128,54 @@ def small(text):
     row = parse_row(text)
     settings = replace(row.recipe.settings, epochs=3, batch=32)
     return replace(row, recipe=replace(row.recipe, network=SMALL, settings=settings))
+
+
+def test_models_weigh_what_their_shares_say():
+    class Says(torch.nn.Module):
+        def predict_and_embed(self, sensor, x):
+            return torch.full((len(x), 1), 1.0), x.flatten(1)
+
+    forest = models.Forest(1, 1, 0, 1)
+    forest.value[:] = 11.0
+    mixed = models.Ensemble([Says()], {"s1": forest}, {}, 1, {"s1": torch.tensor([0.3, 0.7])})
+    x = torch.zeros(2, 4, 3)
+    assert mixed.predict("s1", x)[:, 0].tolist() == pytest.approx([8.0, 8.0])  # 0.3 + 7.7
+    assert mixed.predict("l8", x)[:, 0].tolist() == [1.0, 1.0]  # no shares: all weigh the same
+
+
+def test_the_best_weights_are_found():
+    """One model is 1 too low and one 4 too high: 0.8 and 0.2 leave no error."""
+    target = torch.tensor([2.0, 4.0])
+    said = torch.stack([target - 1, target + 4])[:, :, None]
+    assert best(said, target).tolist() == pytest.approx([0.8, 0.2])
+    sure = torch.tensor([[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.5, 0.5]]])
+    assert best(sure, torch.tensor([0, 1])).tolist() == [1.0, 0.0]
+    assert best(sure, torch.tensor([1, 0])).tolist() == [0.0, 1.0]
+
+
+def test_weights_are_chosen_on_rows_that_no_model_has_learned_from(table, monkeypatch):
+    """A forest that knows its own rows by heart must not be judged by them."""
+    seen = []
+
+    def spied(table, data, row, train, seed):
+        seen.append(train.copy())
+        return trees_beside(table, data, row, train, seed)
+
+    monkeypatch.setattr("pipeline.learn.ensembles.trees_beside", spied)
+    every = np.ones(len(table.sample), bool)
+    trained = train_row(table, small("mdico+forest+boost+weigh"), every, "site", 0)
+    assert len(seen) == len(trained.held) == 5
+    for train, part in zip(seen, trained.held, strict=True):
+        assert not (train & part).any()
+        assert (train | part).all()
+    for sensor in table.sensors:
+        shares = trained.module.shares[sensor]
+        assert len(shares) == 3
+        assert float(shares.sum()) == pytest.approx(1)
+    again = models.build("mdico", "tempcnn", trained.options)
+    again.load_state_dict(trained.module.state_dict())
+    x = trained.data.inputs["s1"][:5]
+    assert torch.equal(again.eval().predict("s1", x), trained.module.predict("s1", x))
 
 
 @pytest.mark.parametrize("switches", ["", "+season+valid", "+cv5+forest+boost", "+distil",

@@ -111,10 +111,11 @@ def why_not(row: Row, table: Table, data: Tensors) -> str:
         return "the benchmark has no samples without a label"
     if row.method in TREES:
         return ""
-    own = (row.recipe.forest or row.recipe.boost or row.recipe.teach
-           or row.recipe.distil)
-    if own and table.task.kind == "multilabel":
+    averaged = row.recipe.forest or row.recipe.boost or row.recipe.weigh
+    if (averaged or row.recipe.teach or row.recipe.distil) and table.task.kind == "multilabel":
         return "not for labels that do not exclude each other"
+    if averaged and not single_sensor(row.method):
+        return "trees stand beside networks of single sensors"
     if table.task.kind == "regression" and not regression(row.method):
         return "needs class probabilities"
     if len(table.sensors) < 2 and not single_sensor(row.method):

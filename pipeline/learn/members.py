@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import models
-from pipeline.learn.augment import augmentations
+from pipeline.learn.ensembles import shares_of, trees_beside
 from pipeline.learn.fit import Fitted, Settings, fit, outputs_of, pick_rows, predict
-from pipeline.learn.forests import as_module, boosted_module, fit_trees, flat, teacher
+from pipeline.learn.forests import teacher
 from pipeline.learn.metrics import fit_temperature
 from pipeline.learn.recipe import Row
 from pipeline.learn.splits import folds
@@ -21,7 +21,6 @@ from pipeline.learn.table import Table, Tensors, tensors
 from pipeline.prep.features import CONTEXT
 
 _STOP = 7  # a single network is stopped on one of so many parts of the training rows
-_COPIES = 2  # augmented copies of each row that a forest learns from, beside the row itself
 _LOCATION = ("lon", "lat")
 
 
@@ -124,14 +123,15 @@ def train_row(
         fitted, held = [train_one(0, mixed, soft, held[0], recipe.settings)], held[:1]
     options = network_options(table, data, row)
     module = fitted[0].module
-    forests = _forests(table, data, row, train, seed, "extra-trees") if recipe.forest else {}
-    boosted = _forests(table, data, row, train, seed, "gradient-boosting") if recipe.boost else {}
+    forests, boosted = trees_beside(table, data, row, train, seed)
     if len(fitted) > 1 or forests or boosted:
+        shares = shares_of(table, data, row, train, seed, fitted, held) if recipe.weigh else {}
         module = models.Ensemble([f.module for f in fitted], forests, boosted,
-                                 int(options["outputs"]))
+                                 int(options["outputs"]), shares)
         options |= {"members": len(fitted)} | {
             kind: {s: [*map(int, f.feature.shape), f.depth] for s, f in found.items()}
             for kind, found in (("forests", forests), ("boosted", boosted)) if found}
+        options |= {"shares": {s: len(w) for s, w in shares.items()}} if shares else {}
     return Trained(table, data, tuple(fitted), tuple(held), module.to(device).eval(), options)
 
 
@@ -230,26 +230,3 @@ def _said(trained: Trained) -> np.ndarray:
             total[rows.cpu()] += value.cpu().numpy()
             count[rows.cpu()] += 1
     return total / np.maximum(count, 1)[:, None]
-
-
-def _forests(table: Table, data: Tensors, row: Row, train: np.ndarray, seed: int,
-             kind: str) -> dict[str, models.Forest]:
-    """Trees a sensor, on rows augmented as the networks' are."""
-    settings = row.recipe.settings
-    augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
-                            hide=settings.hide, blur=settings.blur)
-    generator = torch.Generator().manual_seed(seed)
-    copies = _COPIES if settings.drop or settings.jitter or settings.hide else 0
-    found = {}
-    for k, sensor in enumerate(data.inputs):
-        has = data.present[:, k].cpu().numpy()
-        rows = np.flatnonzero(train & table.primary & has)
-        x, seen = data.inputs[sensor][rows], data.seen[sensor][rows]
-        many = [x, *(augment[sensor](x, seen, generator) for _ in range(copies))]
-        card = data.cards[sensor]
-        model = fit_trees(kind, table.task, np.concatenate([flat(m, card) for m in many]),
-                          np.tile(table.target[rows], len(many)), seed,
-                          count=100, leaf=2 * len(many))
-        build = boosted_module if kind == "gradient-boosting" else as_module
-        found[sensor] = build(model, table.task, data, sensor)
-    return found

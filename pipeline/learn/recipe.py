@@ -32,6 +32,7 @@ class Recipe:
         members: networks that are averaged, each stopped on another inner fold.
         forest: average with extra-trees on the same inputs.
         boost: average with gradient boosting on the same inputs.
+        weigh: networks and trees weigh what serves the inner folds best, instead of the same.
         teach: share of the target that comes from extra-trees on all sensors together (their
             out-of-bag predictions): what one sensor cannot see, others have seen.
         distil: share of the target that comes from the averaged members; one network remains.
@@ -47,6 +48,7 @@ class Recipe:
     members: int = 1
     forest: bool = False
     boost: bool = False
+    weigh: bool = False
     teach: float = 0.0
     distil: float = 0.0
     weighted: bool = True
@@ -92,6 +94,8 @@ SWITCHES: dict[str, tuple[str, Any]] = {
             lambda r: replace(r, members=5)),
     "forest": ("averaged with extra-trees", lambda r: replace(r, forest=True)),
     "boost": ("averaged with gradient boosting", lambda r: replace(r, boost=True)),
+    "weigh": ("five networks and what trees stand beside them, weighed on the inner folds",
+              lambda r: replace(r, members=5, weigh=True)),
     "flat": ("classes weigh as often as they occur", lambda r: replace(r, weighted=False)),
     "teach": ("half of the target from extra-trees on all sensors",
               lambda r: replace(r, teach=0.5)),
