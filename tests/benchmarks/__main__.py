@@ -18,9 +18,9 @@ from typing import Any
 from pipeline.infer.profile import machine
 from tests.benchmarks.region import make
 
-SUITE = ("network", "reading", "peer", "stages", "scale", "cluster")
+SUITE = ("network", "gpu", "reading", "peer", "stages", "scale", "cluster")
 # have nothing to do with a region
-_PLAIN = ("network",)
+_PLAIN = ("network", "gpu")
 
 
 def run(name: str, region: Path, more: Sequence[str]) -> Any:
