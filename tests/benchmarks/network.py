@@ -238,9 +238,9 @@ def stages(name: str, sensor: str, rounds: int) -> dict[str, float]:
     return {key: float(np.median(rate)) for key, rate in took.items()}
 
 
-def stage(predictor: Predictor, sensor: str) -> Callable[[], None]:
-    """Predicts and encodes a tile of ``PIXELS`` pixels with gaps."""
-    entry, side = predictor.card.sensors[sensor], 128
+def stage(predictor: Predictor, sensor: str, side: int = 128) -> Callable[[], None]:
+    """Predicts and encodes a tile with gaps."""
+    entry = predictor.card.sensors[sensor]
     bands = bands_needed(entry.features, SENSORS[sensor].band_names)
     rng = np.random.default_rng(0)
     count = (rng.random((predictor.card.steps, side, side)) > 0.2).astype(np.uint8)
