@@ -33,7 +33,7 @@ from tests.support.toy import untrained
 from tests.test_learn import TINY, simulate, table_of
 
 torch.set_num_threads(1)
-SHORT = Lesson(views=20, epochs=6)
+SHORT = Lesson(views=20, epochs=6, batch=128)
 PLACED = SensorCard(
     features=("vv", "vh"), mean=(-11.0, -18.0), std=(2.0, 2.0), radiometry="sigma0",
     accepts=("sigma0",), coverage_steps=(4,), coverage_score=(0.0,), static=("elevation",),
@@ -179,6 +179,24 @@ def test_a_student_of_values_learns_from_all_that_its_teacher_is() -> None:
     assert student.raw("s1", np.arange(3)).mean() > 50  # in the task's unit
 
 
+def test_a_student_keeps_some_trees_of_its_teachers_forests() -> None:
+    table = toy_table("lfmc")
+    row = parse_row("individual+valid+forest")
+    row = replace(row, recipe=replace(row.recipe, network={"width": 8, "dense": 8, "features": 8},
+                                      settings=replace(row.recipe.settings, epochs=2)))
+    train, lesson = table.groups > 5, replace(SHORT, trees=3)
+    teacher = train_row(table, row, train, "site", 0)
+    student = distil(teacher, student_row(row, lesson), train, lesson, 0)
+    for sensor, whole in teacher.module.forests.items():
+        kept = student.module.forests[sensor].state_dict()
+        torch.testing.assert_close(kept, {k: v[:3] for k, v in whole.state_dict().items()})
+    own = student_row(row, lesson)
+    again = models.build(own.method, own.encoder, student.options)  # as a card does
+    again.load_state_dict(student.module.state_dict())
+    x = teacher.data.inputs["s1"]
+    torch.testing.assert_close(predict_from(again, "s1", x), predict_from(student.module, "s1", x))
+
+
 class Recorder(nn.Module):
     """A teacher that keeps what it was asked about."""
 
@@ -186,9 +204,9 @@ class Recorder(nn.Module):
         super().__init__()
         self.module, self.asked = module, []
 
-    def predict(self, sensor: str, x: torch.Tensor) -> torch.Tensor:
+    def predict_and_embed(self, sensor: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked.append(x)
-        return self.module.predict(sensor, x)
+        return self.module.predict_and_embed(sensor, x)
 
 
 def test_a_student_never_sees_a_held_out_row_nor_any_label(case) -> None:
@@ -197,15 +215,16 @@ def test_a_student_never_sees_a_held_out_row_nor_any_label(case) -> None:
     marked = {k: x.clone() for k, x in teacher.data.inputs.items()}
     for x in marked.values():
         x[~torch.from_numpy(train), :, 0] = 1e6
-    recorder = Recorder(teacher.module)
+    recorder, plain = Recorder(teacher.module), replace(teacher, module=Recorder(teacher.module))
     data = replace(teacher.data, inputs=marked, target=torch.full_like(teacher.data.target, -9))
     blind = replace(teacher, data=data, module=recorder,
                     table=replace(table, target=np.full_like(table.target, -9)))
     student = distil(blind, row, train, SHORT, 0)
-    assert len(recorder.asked) == len(table.sensors)
+    asked = {x.shape[2] for x in recorder.asked}
+    assert asked == {x.shape[2] for x in data.inputs.values()}  # each sensor's
     assert max(float(x.abs().max()) for x in recorder.asked) < 1e3
     torch.testing.assert_close(student.module.state_dict(),
-                               distil(teacher, row, train, SHORT, 0).module.state_dict(),
+                               distil(plain, row, train, SHORT, 0).module.state_dict(),
                                rtol=0, atol=0)
 
 
@@ -328,4 +347,6 @@ def test_shipped_students_are_near_their_teacher_at_an_eighth_of_its_cost(name: 
             teacher.features, teacher.context, teacher.static)
         theirs, own = small.teacher["flops"][key]
         assert theirs >= 8 * own
-        assert s.score >= teacher.score - (0.003 if small.metric == "weighted F1" else 0.01)
+        # in the same folds, to the four digits that cards state
+        lost = round(small.baselines["its teacher"][key] - s.score, 4)
+        assert lost <= (0.003 if small.metric == "weighted F1" else 0.01)

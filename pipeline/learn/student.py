@@ -10,23 +10,25 @@ teacher may see.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 import models
+from models.engine import branch_of
 from models.methods.individual import Individual
 from pipeline.learn.augment import Augmentation, Layout, augmentations
-from pipeline.learn.fit import Fitted, pick_rows, predict_from, rates
+from pipeline.learn.fit import Fitted, pick_rows, rates
 from pipeline.learn.members import Trained, network_options, train_row
 from pipeline.learn.recipe import Row
 from pipeline.learn.table import Table
 
-_PART = 16_384  # views that are made and labelled at once
+_PART = 16_384  # views that are made at once
+_ASKED = 1024  # views that a teacher is asked about at once: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,20 @@ class Lesson:
         batch: views a step.
         lr: highest learning rate of the one-cycle schedule.
         encoder, network: of the student; ``network`` has the options that are not defaults.
+        trees: that a student keeps of each forest of its teacher; they are averaged with its
+            network, which learns to make up for the others.
     """
 
-    views: int = 24
-    most: int = 100_000
-    epochs: int = 10
-    batch: int = 256
-    lr: float = 3e-3
-    encoder: str = "mlp"
-    network: Mapping[str, float] = field(default_factory=lambda: {
-        "width": 128, "features": 32, "dropout": 0.0, "projection_dropout": 0.0})
+    views: int = 50
+    most: int = 400_000
+    epochs: int = 5
+    batch: int = 1024
+    lr: float = 1e-2
+    encoder: str = "tempcnn"
+    network: Mapping[str, int | float] = field(default_factory=lambda: {
+        "width": 32, "dense": 56, "kernel": 3, "features": 32, "dropout": 0.0,
+        "projection_dropout": 0.0})
+    trees: int = 20
 
 
 def student_row(teacher: Row, lesson: Lesson) -> Row:
@@ -77,8 +83,14 @@ def distil(teacher: Trained, row: Row, train: np.ndarray, lesson: Lesson, seed: 
     table, data = teacher.table, teacher.data
     options = network_options(table, data, row)
     torch.manual_seed(seed)
-    student = models.build(row.method, row.encoder, options).to(data.present.device)
-    assert isinstance(student, Individual)
+    network = models.build(row.method, row.encoder, options)
+    assert isinstance(network, Individual)
+    student: nn.Module = network
+    if forests := _fewer_trees(teacher.module, lesson.trees):
+        student = models.Ensemble([network], forests, {}, int(options["outputs"]))
+        options |= {"members": 1, "forests": {
+            s: [*map(int, f.feature.shape), f.depth] for s, f in forests.items()}}
+    student.to(data.present.device)
     settings = row.recipe.settings
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
                             hide=settings.hide, blur=settings.blur)
@@ -89,10 +101,24 @@ def distil(teacher: Trained, row: Row, train: np.ndarray, lesson: Lesson, seed: 
         x, seen = data.inputs[sensor][rows], data.seen[sensor][rows]
         season = table.months_of(sensor)[rows.cpu().numpy()] % 12
         many = views(x, seen, season, augment[sensor], lesson, generator)
-        said = predict_from(teacher.module, sensor, many)
-        history[sensor] = _learn(student, sensor, many, said, lesson, generator)
+        said = _said(teacher.module, sensor, many)
+        own = [*network.encoder[sensor].parameters(), *network.head_of(sensor).parameters()]
+        history[sensor] = _learn(student, own, sensor, many, said, lesson, generator)
     fitted = Fitted(student.eval(), lesson.epochs, float("nan"), history)
     return Trained(table, data, (fitted,), teacher.held[:1], student, options)
+
+
+def _fewer_trees(teacher: nn.Module, count: int) -> dict[str, models.Forest]:
+    """The first trees of each forest of a teacher, if it has any."""
+    found = {}
+    if isinstance(teacher, models.Ensemble):
+        for sensor, forest in teacher.forests.items():
+            assert isinstance(forest, models.Forest)
+            few = {k: v[:count] for k, v in forest.state_dict().items()}
+            trees, nodes = few["feature"].shape
+            found[sensor] = models.Forest(trees, nodes, forest.depth, teacher.outputs)
+            found[sensor].load_state_dict(few)
+    return found
 
 
 class School:
@@ -148,6 +174,14 @@ def views(
     return torch.cat(parts)
 
 
+def _said(teacher: nn.Module, sensor: str, x: Tensor) -> Tensor:
+    """(V, K) what a teacher says of views (V, T, C)."""
+    branch = branch_of(teacher, sensor)
+    with torch.inference_mode():
+        said = torch.cat([branch(part)[0] for part in x.split(_ASKED)])
+    return said.clone()  # outside inference mode, as targets must be
+
+
 def _partners(season: np.ndarray, rows: Tensor, generator: torch.Generator) -> Tensor:
     """(n,) for each of the rows (n,) a random one of the same season, perhaps itself."""
     kind = torch.from_numpy(np.unique(season, axis=0, return_inverse=True)[1].reshape(-1))
@@ -188,18 +222,16 @@ def imitation_loss(output: Tensor, said: Tensor) -> Tensor:
 
 
 def _learn(
-    student: Individual, sensor: str, x: Tensor, said: Tensor, lesson: Lesson,
-    generator: torch.Generator,
+    student: nn.Module, own: Sequence[nn.Parameter], sensor: str, x: Tensor, said: Tensor,
+    lesson: Lesson, generator: torch.Generator,
 ) -> list[float]:
-    """Train one sensor's branch on views (V, T, C) and what the teacher said (V, K) of them.
+    """Train one sensor's own weights on views (V, T, C) and what the teacher said (V, K) of them.
 
     Returns:
         The mean loss of each epoch.
     """
     batch = min(lesson.batch, len(x))
     steps = lesson.epochs * (len(x) // batch)
-    own = [p for module in (student.encoder[sensor], student.head_of(sensor))
-           for p in module.parameters()]
     optimiser = torch.optim.AdamW(own, lr=lesson.lr, weight_decay=0, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, rates("cycle", steps))
     student.train()
@@ -209,7 +241,8 @@ def _learn(
         for rows in torch.randperm(len(x), generator=generator).split(batch):
             if len(rows) < batch:
                 continue  # a small rest would be noise in the batch normalisation
-            loss = imitation_loss(student.predict(sensor, x[rows]), said[rows])
+            loss = imitation_loss(
+                student.predict(sensor, x[rows]), said[rows])  # type: ignore[operator]
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

@@ -106,8 +106,8 @@ def _student(request: TrainRequest, sets: Sequence[SampleSet], teacher: Trained,
         own, sets, trained, result, name=f"{card.name}-{STUDENT}",
         protocol=f"student of {card.name}: in each fold of one that learned from the same rows, "
                  f"and shipped of the shipped one; {card.protocol}",
-        baselines={"its teacher": {k: s.score for k, s in card.sensors.items()
-                                   if s.score is not None}, **card.baselines},
+        baselines={"its teacher": {k: round(report.evaluation.mean(request.row.method, k)[0], 4)
+                                   for k in table.sensors}, **card.baselines},
         notes=[_compared(report.evaluation, result, request.row.method, own.row.method, s, cost)
                for s, cost in costs.items()],
         teacher={"name": card.name, "sha256": card.sha256, "flops": costs},
