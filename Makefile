@@ -20,6 +20,7 @@ bench: .venv/ready
 
 campaign: .venv/ready
 	$(BIN)/python -m tests.campaigns.refresh --days 30
+	$(BIN)/python -m tests.campaigns.one_scene
 
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/mypy

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pipeline.refresh.versions import Shelf
+from tests.campaigns import one_scene
 from tests.campaigns.refresh import Campaign, Day, differing, row, summary
 from tests.support.archive import Archive
 
@@ -60,6 +61,18 @@ def test_six_days(region: Path, region_aoi: str, untrained: dict[str, Path], tmp
     assert differing(campaign, tmp_path / "scratch") == []
     assert "quiet days 1: 100% of the bytes saved at least" in summary(days)
     assert "| killed |" in row(days[3])
+
+
+def test_one_scene_makes_its_own_tiles_again_and_no_other(tmp_path: Path) -> None:
+    """The campaign of 400 tiles with 25: a scene across three of them."""
+    found = one_scene.refreshed(tmp_path, 5)
+    assert not found.wrong
+    assert found.after.reason == "new scene (3 tiles)"
+    tiles = found.after.tiles
+    assert (tiles.total, tiles.recomputed, tiles.carried, tiles.failed) == (25, 3, 22, 0)
+    assert found.made == found.expected == {(1, 1), (1, 2), (1, 3)}
+    assert found.linked == found.chunks - 3 * 5  # by inode: of every other tile all five layers
+    assert 0.8 < found.after.bytes.saved_share < 22 / 25
 
 
 def test_the_table_tells_each_outcome() -> None:

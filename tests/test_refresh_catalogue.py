@@ -25,7 +25,7 @@ from pipeline.refresh.catalogue import update
 from pipeline.refresh.change import write_change
 from pipeline.refresh.lock import locked
 from pipeline.refresh.versions import Shelf
-from tests.support.stac_schemas import faults
+from tests.support.stac_schemas import CLASSIFICATION, faults
 from tests.support.versions import result, write_version
 
 FIELDS = np.random.default_rng(1).integers(0, 2, (6, 8))
@@ -107,6 +107,24 @@ def check_whole(root: Path) -> None:
 def test_valid_and_no_link_leads_nowhere(root: Path) -> None:
     check_whole(root)
     assert len(documents(root)) == 1 + 3 + 3 + 1  # catalogue, collections, items, a checkpoint
+
+
+def test_the_classes_are_what_their_extension_demands(root: Path) -> None:
+    """Its schema is in no package: the check of it is shown to find what it should."""
+    path = next(p for p in sorted(root.rglob("items/*.json")) if "change" in p.read_text())
+    item = json.loads(path.read_text())
+    assert CLASSIFICATION in item["stac_extensions"]
+    assert faults(item) == []
+    classes = item["assets"]["map"]["classification:classes"]
+    for wrong in ({"value": "1"}, {"name": "two words"}, {"name": None}, {"color_hint": "#00FF00"},
+                  {"color_hint": "00ff00"}, {"value": classes[1]["value"]}, {"nodata": "yes"}):
+        item["assets"]["map"]["classification:classes"] = [classes[0] | wrong, *classes[1:]]
+        assert len(faults(item)) == 1, wrong
+    item["assets"]["map"]["classification:classes"] = []
+    assert len(faults(item)) == 1
+    item["assets"]["map"]["classification:classes"] = classes
+    item["stac_extensions"].remove(CLASSIFICATION)
+    assert len(faults(item)) == 1
 
 
 @superseded

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -26,6 +28,7 @@ class Hook:
     url: str = ""
     status: int = 200
     location: str = ""
+    endless: bool = False
     bodies: list[dict] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
@@ -41,8 +44,13 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
             self.send_response(made.status)
             if made.location:
                 self.send_header("Location", made.location)
-            self.send_header("Content-Length", "0")
+            if not made.endless:
+                self.send_header("Content-Length", "0")
             self.end_headers()
+            with suppress(OSError):  # whoever has heard enough hangs up
+                while made.endless:
+                    self.wfile.write(b"." * 1000)
+                    time.sleep(0.01)
 
         def log_message(self, *args: object) -> None:
             pass
@@ -76,6 +84,11 @@ def test_an_answer_that_is_no_success(hook: Hook, status: int,
     assert len(hook.bodies) == 1  # neither repeated nor led elsewhere
     assert f"127.0.0.1 was not told: it answers {status}" in caplog.text
     assert "token-of-the-hook" not in caplog.text
+
+
+def test_an_answer_without_end_is_not_waited_for(hook: Hook) -> None:
+    hook.endless = True
+    assert on_failure(hook.url, FAILED)
 
 
 def test_plain_http_and_private_hosts_want_to_be_trusted(

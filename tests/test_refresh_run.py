@@ -13,66 +13,16 @@ import pytest
 import rasterio
 from affine import Affine
 
-from pipeline import cli
-from pipeline.infer.store import finished_tiles
+from pipeline.infer.store import RunStore, finished_tiles
 from pipeline.refresh import report, rounds
-from pipeline.refresh.__main__ import command
 from pipeline.refresh.job import jobs_of, read_schedule
 from pipeline.refresh.lock import locked
 from pipeline.refresh.result import RefreshResult
 from pipeline.refresh.run import plan_refresh
 from pipeline.refresh.verify import Content, verify
-from pipeline.refresh.versions import Shelf
-from pipeline.sandbox import SandboxParams
 from pipeline.spec.manifest import RunManifest
 from pipeline.spec.schedule import Bounds
-from tests.support.archive import Archive
-
-SECOND = "sentinel-2-l2a"
-
-
-class World:
-    """A growing archive, a schedule over it, and the command line."""
-
-    def __init__(self, folder: Path, checkpoint: Path) -> None:
-        self.folder, self.checkpoint = folder, checkpoint
-        self.archive = Archive(folder / "archive")
-        self.shelf = Shelf(folder / "root" / "west" / "cropland")
-
-    def schedule(self, bounds: str = "", more: str = "", sensor: str = "s2") -> None:
-        west, south, east, north = SandboxParams.tiny().bounds
-        middle = (west + east) / 2
-        aoi = f"{west + 0.001:.5f},{south + 0.0005:.5f},{middle - 0.0005:.5f},{north:.5f}"
-        (self.folder / "s.toml").write_text(f"""root = "root"
-catalog = "archive/today.json"
-[regions.west]
-aoi = "{aoi}"
-tasks = ["cropland"]
-{more}
-[tasks.cropland]
-sensor = "{sensor}"
-period = "2023-10"
-checkpoint = "{self.checkpoint}"
-tile_px = 32
-[bounds]
-{bounds}
-""")
-
-    def refresh(self, now: str, *options: str, broken: bool = False) -> int:
-        self.archive.view(datetime.fromisoformat(now).replace(tzinfo=UTC), broken)
-        return self.run("--now", now, *options)
-
-    def run(self, *options: str) -> int:
-        return cli.run(command, ["--config", str(self.folder / "s.toml"), "--quiet", *options])
-
-    @property
-    def last(self):
-        return self.shelf.history()[-1]
-
-    def layer(self, name: str, version: str = "") -> np.ndarray:
-        folder = self.shelf.version(version) if version else self.shelf.path / "current"
-        with rasterio.open(folder / f"{name}.tif") as cog:
-            return cog.read(1)
+from tests.support.world import World, begun, late
 
 
 @pytest.fixture(scope="module")
@@ -80,29 +30,16 @@ def first(
     region: Path, untrained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A world whose map was published once, on the second of November."""
-    folder = tmp_path_factory.mktemp("world") / "first"
-    shutil.copytree(region, folder / "archive")
-    world = World(folder, untrained["cropland"])
-    world.schedule()
-    last = late(world.archive)[-1]  # the newest scene is not there yet
-    world.archive.comes(last, datetime.max.replace(tzinfo=UTC))
+    world = begun(region, untrained["cropland"], tmp_path_factory.mktemp("world") / "first")
     assert world.refresh("2023-11-02T03:00:00") == 0
-    return folder
+    return world.folder
 
 
 @pytest.fixture
 def world(first: Path, untrained: dict[str, Path], tmp_path: Path) -> World:
-    shutil.copytree(first, tmp_path / "world", symlinks=True)
-    made = World(tmp_path / "world", untrained["cropland"])
+    made = World(first, untrained["cropland"]).copy(tmp_path / "world")
     made.archive.comes(late(made.archive)[-1], datetime.max.replace(tzinfo=UTC))
     return made
-
-
-def late(archive: Archive) -> list[str]:
-    """Sentinel-2 scenes of the west, oldest first."""
-    return sorted((e.id for e in archive.entries.values()
-                   if e.collection == SECOND and "T31" in e.id and not e.again),
-                  key=lambda name: archive.entries[name].seen)
 
 
 def test_the_first_version(world: World, capsys) -> None:
@@ -252,6 +189,15 @@ def test_a_mistake_of_ours_is_a_failure_with_code_1(world: World, capsys, monkey
     assert "ZeroDivisionError" in said.err
     assert json.loads(said.out)["results"][0]["reason"].startswith("ZeroDivisionError")
     assert world.shelf.current() == old
+    # what was made is not made again: not by the next one, which fails too, nor by the one after
+    assert len(world.shelf.leftovers()) == 1
+    monkeypatch.setattr(RunStore, "log", lambda *a: pytest.fail("a tile is made again"))
+    assert world.refresh("2023-11-04T04:00:00") == 1
+    assert len(world.shelf.leftovers()) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(RunStore, "log", lambda *a: pytest.fail("a tile is made again"))
+    assert world.refresh("2023-11-04T05:00:00") == 0
+    assert world.last.status == "published"
     assert not world.shelf.leftovers()
 
 
@@ -266,7 +212,7 @@ def test_a_second_refresh_leaves_with_code_3_and_no_trace(world: World, capsys) 
 def test_the_checks_find_what_is_wrong(world: World, tmp_path: Path) -> None:
     world.archive.view(datetime(2023, 11, 2, tzinfo=UTC))
     (job,) = jobs_of(read_schedule(world.folder / "s.toml"), world.folder)
-    (plan,) = plan_refresh(job, datetime(2023, 11, 2, tzinfo=UTC))
+    (plan,) = plan_refresh(job, datetime(2023, 11, 2, 4, tzinfo=UTC))
     old = world.shelf.version(world.shelf.current())
     tiles = tuple(finished_tiles(old / ".run").values())
     manifest = RunManifest({}, {}, {}, {}, tiles)

@@ -10,17 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.infer.store import LOG, finished_tiles
 from pipeline.refresh import bucket as buckets
-from pipeline.refresh import remote
+from pipeline.refresh import lease, remote
 from pipeline.refresh.bucket import Bucket
+from pipeline.refresh.carry import MARKS
 from pipeline.refresh.lock import Busy
 from pipeline.refresh.remote import POINTER, mirrored, prune
 from pipeline.refresh.remote_catalogue import publish_catalogue
+from pipeline.refresh.saved import UNFINISHED, Saver, forget, restore
 from pipeline.refresh.versions import Shelf
 from pipeline.spec.errors import BadRequest, DataTrouble
 from tests.support import s3_server
 from tests.support.stac_schemas import faults
 from tests.support.versions import result, write_version
+from tests.test_refresh_store import SHEET, TILES, pairs, written
+from tests.test_refresh_store import store as empty_store
 
 pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytestmark = pytest.mark.skipif(not s3_server.command(), reason="moto_server is not installed")
@@ -36,11 +41,7 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def root(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """An empty place in the bucket, and the environment that leads there."""
-    for key, value in {"AWS_ENDPOINT_URL": server, "AWS_ALLOW_HTTP": "true",
-                       "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "top-secret",
-                       "AWS_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(key, value)
-    return f"s3://maps/{request.node.name}"
+    return s3_server.place(server, monkeypatch, request.node.name)
 
 
 @pytest.fixture(scope="module")
@@ -118,17 +119,22 @@ def test_an_upload_that_is_cut_short_changes_nothing(
 ) -> None:
     """Whatever object is the last: readers see the old version, and the next refresh mends it."""
     refresh(tmp_path / "a", IDS[0])
-    put = Bucket.put
+    writes = {"put": Bucket.put, "claim": Bucket.claim}
 
-    def failing(self: Bucket, key: str, content: bytes | Path) -> None:
-        if key.endswith(part):
-            raise DataTrouble("the network is away")
-        put(self, key, content)
+    def failing(name: str) -> Callable[..., object]:
+        def write(self: Bucket, key: str, *more: object) -> object:
+            if key.endswith(part):
+                raise DataTrouble("the network is away")
+            return writes[name](self, key, *more)
 
-    monkeypatch.setattr(Bucket, "put", failing)
+        return write
+
+    for name in writes:
+        monkeypatch.setattr(Bucket, name, failing(name))
     with pytest.raises(DataTrouble, match="away"):
         refresh(tmp_path / "a", IDS[1])
-    monkeypatch.setattr(Bucket, "put", put)
+    for name, write in writes.items():
+        monkeypatch.setattr(Bucket, name, write)
     assert read(root)[0] == IDS[0]
     if part in ("history.jsonl", POINTER):  # it had got there: any machine publishes it
         refresh(tmp_path / ("b" if part == POINTER else "a"), "")
@@ -197,13 +203,65 @@ def test_one_machine_at_a_time(
     def slow() -> None:
         """An owner that is silent for long, is taken for dead, and finds out."""
         with mirrored(root, "demo", "cropland", shelf, 3, 0):
-            monkeypatch.setattr(remote, "LEASE_S", -1.0)
+            monkeypatch.setattr(lease, "LEASE_S", -1.0)
             refresh(tmp_path / "b", IDS[1])
             made(shelf, template, IDS[2])
 
     with pytest.raises(Busy, match="taken for dead"):
         slow()
     assert read(root)[0] == IDS[1]
+
+
+def test_two_periods_of_one_refresh_are_both_published(
+    root: str, template: Path, tmp_path: Path
+) -> None:
+    """The one that is made final, and the one that is begun."""
+    shelf = Shelf(tmp_path / "a" / "demo" / "cropland")
+    with mirrored(root, "demo", "cropland", shelf, 3, 0) as mirror:
+        for name, tier in ((IDS[0], "final"), (IDS[1], "provisional")):
+            made(shelf, template, name, tier=tier)
+            mirror.finished()
+            assert read(root)[0] == name
+    assert list(remote.complete(Bucket(f"{root}/demo/cropland"))) == IDS[:2]
+
+
+def test_what_a_lost_machine_had_finished(root: str, tmp_path: Path) -> None:
+    """Saved tile by tile, taken over whole, and earlier leavings go when a later run has them."""
+    bucket, shelf = Bucket(f"{root}/demo/cropland"), Shelf(tmp_path / "a" / "demo" / "cropland")
+    stage = shelf.open_stage(IDS[1])
+    store = written(stage / ".run")
+    (stage / ".run" / MARKS).write_text("{}")
+    tiles = {f"{SHEET.name}/{tile.name}": tile for tile in TILES}
+    made = [*tiles][1:]  # the first was carried over
+    bucket.put(f"{UNFINISHED}/{IDS[0]}/.run/{LOG}", b"of an earlier one")
+    Saver(bucket, IDS[1], store, {key: tiles[key] for key in made}).stop()
+    assert bucket.folders(UNFINISHED) == [IDS[1]]
+    saved = bucket.keys(f"{UNFINISHED}/{IDS[1]}")
+    assert len([k for k in saved if "/map/c/" in k]) == len(made) - 1  # one is nothing but fill
+
+    there = Shelf(tmp_path / "b" / "demo" / "cropland")
+    restore(bucket, there)
+    (back,) = there.leftovers()
+    assert set(finished_tiles(back / ".run")) == set(made)
+    new = empty_store(tmp_path / "new")
+    taken = new.adopt(back / ".run", [p for p in pairs(stage / ".run") if p[1].key in made])
+    assert [r.key for r in taken] == made
+    for key in made:
+        tile = tiles[key]
+        for layer in store.layers:
+            np.testing.assert_array_equal(*(s.view(SHEET.name, layer.name)[tile.rows, tile.cols]
+                                            for s in (store, new)))
+    restore(bucket, there)  # it is there
+    assert there.leftovers() == (back,)
+
+    # a run that has been promoted says nothing: what is kept stays until that is published
+    saver = Saver(bucket, IDS[2], store, tiles)
+    stage.rename(shelf.version(IDS[1]))
+    saver.stop()
+    assert bucket.folders(UNFINISHED) == [IDS[1]]
+    forget(bucket)
+    assert bucket.keys(UNFINISHED) == []
+    restore(bucket, Shelf(tmp_path / "c" / "demo" / "cropland"))
 
 
 def test_retention(root: str, refresh: Callable[..., Shelf], tmp_path: Path) -> None:

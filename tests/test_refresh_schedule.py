@@ -81,6 +81,9 @@ def test_a_schedule_is_regions_times_tasks() -> None:
     ("[tasks.lfmc]", "[tasks.wheat]", r"\[tasks.wheat\] is no task"),
     ("[tasks.lfmc]", "[[tasks.lfmc]]", "tasks.lfmc is not a table"),
     ('root = "maps"', "root = maps", "is not TOML"),
+    ('root = "maps"', 'root = "maps"\nscheduler = "h:1"', "unknown scheduler; got 'h:1'"),
+    ('root = "maps"', 'root = "maps"\nscheduler = 8786', "scheduler; got 8786"),
+    ('root = "maps"', 'root = "maps"\nworkers = 0', "workers; got 0; allowed: a whole"),
 ])
 def test_every_error_names_file_table_key_and_value(old: str, new: str, says: str) -> None:
     assert old in GOOD
@@ -99,7 +102,9 @@ def test_the_schema_is_in_step_and_says_what_the_parser_says() -> None:
         assert not list(check.iter_errors(tomllib.loads(text)))
     for old, new in (("tile_px = 64", "tile_pix = 64"), ("tile_px = 64", "tile_px = 8"),
                      ("class_drift = 0.2", "class_drift = 2"), ("[tasks.lfmc]", "[tasks.wheat]"),
-                     ('tasks = ["lfmc"]', "tasks = []"), ('root = "maps"', "")):
+                     ('tasks = ["lfmc"]', "tasks = []"), ('root = "maps"', ""),
+                     ('root = "maps"', 'root = "maps"\nscheduler = "h:1"'),
+                     ('root = "maps"', 'root = "maps"\nworkers = 0')):
         assert list(check.iter_errors(tomllib.loads(GOOD.replace(old, new)))), new
 
 
@@ -113,6 +118,18 @@ def test_the_example_names_every_key(tmp_path: Path) -> None:
     assert (AOI / jobs_of(made, AOI)[0].area.aoi).is_file()
     with pytest.raises(BadRequest, match="cannot be read"):
         read_schedule(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("text", [
+    "none", "local", "tcp://dask:8786", "tls://10.0.0.1:8786", "tcp://[::1]:8786"])
+def test_what_makes_the_tiles(text: str) -> None:
+    top = f'scheduler = "{text}"\nworkers = 3\n' + GOOD
+    made = parse_schedule(top, "s.toml")
+    assert (made.scheduler, made.workers) == (text, 3)
+    check = jsonschema.Draft202012Validator(json_schema())
+    assert not list(check.iter_errors(tomllib.loads(top)))
+    made = parse_schedule(GOOD, "s.toml")
+    assert (made.scheduler, made.workers) == ("none", None)
 
 
 def test_a_remote_root_needs_a_folder_to_work_in() -> None:

@@ -10,7 +10,7 @@ import shapely
 
 from pipeline.infer.store import STORE, RunStore, finished_tiles
 from pipeline.spec.grid import sheets
-from pipeline.spec.layers import layers_of
+from pipeline.spec.layers import NO_SENSOR, layers_of
 from pipeline.spec.manifest import TileRecord
 from pipeline.spec.tasks import CROPLAND
 
@@ -33,9 +33,9 @@ def written(root: Path, status: str = "mapped") -> RunStore:
         if not empty:
             codes = {"map": k % 2, "sensor": 2, "confidence": 50 + k}
             arrays |= {name: np.full(shape, code, np.uint8) for name, code in codes.items()}
-        pixels = {} if empty else {"s2": shape[0] * shape[1]}
-        made.write(tile, arrays, TileRecord(SHEET.name, tile.name, status, "s2", "", 1,  # type: ignore[arg-type]
-                                            mapped_px=pixels))
+        area = 0 if empty else shape[0] * shape[1]
+        made.write(tile, arrays, TileRecord(SHEET.name, tile.name, status, "s2", "", area,  # type: ignore[arg-type]
+                                            mapped_px={} if empty else {"s2": area}))
     return made
 
 
@@ -94,6 +94,20 @@ def test_a_damaged_tile_is_left_out_whole(tmp_path: Path, harm: str) -> None:
     tile = next(t for t in TILES if t.name == lost)
     for layer in new.layers:
         assert (whole(new, layer.name)[tile.rows, tile.cols] == layer.nodata).all()
+
+
+def test_gaps_are_not_taken_for_what_lies_outside(tmp_path: Path) -> None:
+    """A tile within the area without one pixel mapped, whose chunk of sensors is lost."""
+    old = store(tmp_path / "old")
+    tile = TILES[0]
+    area = tile.geobox.shape[0] * tile.geobox.shape[1]
+    record = TileRecord(SHEET.name, tile.name, "nodata", None, "", area)
+    gaps = np.full(tile.geobox.shape, NO_SENSOR, np.uint8)
+    old.write(tile, {"sensor": gaps}, record)
+    assert store(tmp_path / "a").adopt(old.root, [(tile, record)]) == [record]
+    (chunk,) = (tmp_path / "old" / STORE).rglob("sensor/c/*/*")
+    chunk.unlink()
+    assert store(tmp_path / "b").adopt(old.root, [(tile, record)]) == []
 
 
 def test_what_cannot_be_taken(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.infer.store import RunStore
 from pipeline.infer.tile import map_tile
 from pipeline.map import command
 from pipeline.mapping import MapPlan, make_request, plan_map
-from pipeline.spec.errors import BadRequest
+from pipeline.spec.errors import BadRequest, DataTrouble
 from pipeline.spec.layers import layers_of
 
 TILE_PX = 24
@@ -214,8 +214,8 @@ def test_the_command_line_with_a_scheduler_of_its_own(
 
 def test_what_cannot_be_reached_is_said_in_one_line(monkeypatch) -> None:
     monkeypatch.setattr("pipeline.infer.cluster._PATIENCE", "1s")
-    with pytest.raises(BadRequest, match="no scheduler answers"), \
+    with pytest.raises(DataTrouble, match="no scheduler answers"), \
             connected("tcp://127.0.0.1:9", None):
         pass
-    with pytest.raises(BadRequest, match="no scheduler answers"), connected("nonsense", None):
+    with pytest.raises(BadRequest, match="not an address"), connected("nonsense://a", None):
         pass

@@ -204,7 +204,8 @@ def connected(scheduler: str, workers: int | None) -> Iterator[Client]:
     """A client of the scheduler at an address, or (``local``) of one started for the block.
 
     Raises:
-        BadRequest: nothing answers, or there are no workers.
+        BadRequest: it is not an address.
+        DataTrouble: nothing answers, or there are no workers: they may be back later.
     """
     if scheduler == "local":
         with (
@@ -216,15 +217,18 @@ def connected(scheduler: str, workers: int | None) -> Iterator[Client]:
         return
     try:
         client = Client(scheduler, timeout=_PATIENCE)
-    except (OSError, ValueError) as error:
-        raise BadRequest("no scheduler answers", got=f"{scheduler}: {error}",
-                         allowed="tcp://HOST:PORT, local, none",
-                         then="start one with `dask scheduler`, or try --scheduler local"
+    except ValueError as error:
+        raise BadRequest("--scheduler is not an address", got=f"{scheduler}: {error}",
+                         allowed="tcp://HOST:PORT, local, none", then="try --scheduler local"
                          ) from None
+    except OSError as error:
+        raise DataTrouble("no scheduler answers", got=f"{scheduler}: {error}",
+                          then="start one with `dask scheduler`, or try --scheduler local"
+                          ) from None
     with client:
         if not client.scheduler_info()["workers"]:
-            raise BadRequest("the scheduler has no workers", got=scheduler,
-                             then=f"start some with `dask worker {scheduler}`")
+            raise DataTrouble("the scheduler has no workers", got=scheduler,
+                              then=f"start some with `dask worker {scheduler}`")
         yield client
 
 

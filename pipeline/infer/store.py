@@ -130,7 +130,7 @@ class RunStore:
             for name, values in arrays.items():
                 self._arrays[sheet][name][rows, cols] = values
             # its record must not outlive it in a power cut; a chunk of nothing but fill has no file
-            for path in (self.root / STORE / name for name in self._chunks(tile, sheet)):
+            for path in (self.root / STORE / name for name in self.chunks(tile, sheet)):
                 if path.exists():
                     sync(path)
 
@@ -172,7 +172,7 @@ class RunStore:
         for tile, record in tiles:
             if record.status == "failed" or not alike.get(record.sheet):
                 continue
-            files = self._chunks(tile, record.sheet)
+            files = self.chunks(tile, record.sheet)
             with writing(self.root):
                 for name in files:
                     _link(other / STORE / name, self.root / STORE / name)
@@ -192,8 +192,8 @@ class RunStore:
         except OSError:
             return False
 
-    def _chunks(self, tile: Tile, sheet: str) -> list[str]:
-        """Files of a tile, one a layer, relative to the store."""
+    def chunks(self, tile: Tile, sheet: str) -> list[str]:
+        """Files of a tile, one a layer, relative to the store; one of nothing but fill is none."""
         top, left = self._origin[sheet]
         n = self.tile_px
         at = ((top + tile.rows.start) // n, (left + tile.cols.start) // n)
@@ -210,7 +210,9 @@ class RunStore:
         codes, nodata = read["sensor"], {layer.name: layer.nodata for layer in self.layers}
         found = [int(((codes != NO_SENSOR) & (codes != OUTSIDE)).sum()),
                  *(int((read[k] != nodata[k]).sum()) for k in ("map", "confidence"))]
-        return set(found) == {sum(record.mapped_px.values())}
+        # without its chunk a tile of gaps would be one outside the area
+        return (set(found) == {sum(record.mapped_px.values())}
+                and int((codes != OUTSIDE).sum()) == record.area_px)
 
     def view(self, sheet: str, layer: str) -> SheetView:
         """A layer of a sheet, as an array of the sheet's shape."""

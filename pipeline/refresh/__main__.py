@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.refresh.hold import glimpsed
 from pipeline.refresh.job import Job, jobs_of, read_schedule
 from pipeline.refresh.result import RefreshResult
 from pipeline.refresh.rounds import run_round, wind_up, worst
 from pipeline.refresh.run import plan_refresh, rollback
 from pipeline.spec.errors import BadRequest
+from pipeline.spec.schedule import check_scheduler
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -30,6 +33,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--all", action="store_true", help="also maps that are not due yet")
     p.add_argument("--wait", type=float, default=0.0, metavar="SECONDS",
                    help="how long to wait for another refresh of the same map (default 0)")
+    p.add_argument("--scheduler", metavar="tcp://HOST:PORT|local|none",
+                   help="what makes the tiles, instead of the schedule's own")
     p.add_argument("--dry-run", action="store_true",
                    help="say what would be made again and why; read no pixel, write nothing")
     p.add_argument("--rollback", metavar="VERSION",
@@ -41,15 +46,25 @@ def command(argv: Sequence[str]) -> int:
     """Carry out one command line; returns its exit code."""
     args = parse(argv)
     schedule, now = read_schedule(args.config), _time(args.now)
+    if args.scheduler is not None:
+        check_scheduler(args.scheduler)
+        schedule = dataclasses.replace(schedule, scheduler=args.scheduler)
     jobs = jobs_of(schedule, args.config.parent, args.region, args.task)
+    if args.dry_run:
+        return _dry_run(jobs, now, args.json)
+
+    def told(result: RefreshResult) -> None:
+        if not args.json:
+            print(line(result), flush=True)
+
     if args.rollback:
         results = [_rollback(jobs, args, now)]
         results += wind_up(jobs[0], results, now)
-    elif args.dry_run:
-        return _dry_run(jobs, now, args.json)
+        for result in results:
+            told(result)
     else:
         results = run_round(jobs, now, wait_s=args.wait, progress=not args.quiet, every=args.all,
-                            told=lambda r: None if args.json else print(line(r), flush=True))
+                            told=told)
     code = worst(results)
     if args.json:
         cli.emit({"exit_code": code, "results": [r.to_json() for r in results]})
@@ -73,14 +88,14 @@ def _rollback(jobs: Sequence[Job], args: argparse.Namespace, now: datetime) -> R
     if len(jobs) > 1 or not args.region:
         raise BadRequest("--rollback is for one map", got=", ".join(j.name for j in jobs),
                          then="add --region NAME --task NAME")
-    result = rollback(jobs[0], args.rollback, now, wait_s=args.wait)
-    if not args.json:
-        print(line(result))
-    return result
+    return rollback(jobs[0], args.rollback, now, wait_s=args.wait)
 
 
 def _dry_run(jobs: Sequence[Job], now: datetime, as_json: bool) -> int:
-    plans = [plan.result for job in jobs for plan in plan_refresh(job, now)]
+    plans = []
+    for job in jobs:
+        with glimpsed(job) as seen:
+            plans += [plan.result for plan in plan_refresh(seen, now)]
     if as_json:
         cli.emit({"exit_code": 0, "plans": [p.to_json() for p in plans]})
     for plan in [] if as_json else plans:

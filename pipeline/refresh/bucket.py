@@ -9,6 +9,7 @@ as of every S3 tool: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REG
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -53,35 +54,56 @@ class Bucket:
         with self._told(key):
             self._store.put(key, content)
 
-    def claim(self, key: str, content: bytes, tag: str = "") -> bool:
-        """Write an object that nobody else has written meanwhile; whether that was so.
+    def claim(self, key: str, content: bytes, tag: str = "") -> str:
+        """Write an object that nobody else has written meanwhile.
 
         Args:
             key: of the object.
             content: to write.
             tag: of the object that is replaced (``tagged``); empty: there must be none.
+
+        Returns:
+            Its new tag; empty where somebody else has written it: nothing is changed then.
         """
         beaten = (self._errors.AlreadyExistsError, self._errors.PreconditionError)
         with self._told(key):
             try:
-                self._store.put(key, content, mode={"e_tag": tag} if tag else "create")
+                made = self._store.put(key, content, mode={"e_tag": tag} if tag else "create")
             except (*beaten, *self._missing):
-                return False
-        return True
+                return ""
+        return str(made["e_tag"])
 
     def tagged(self, key: str) -> tuple[dict[str, Any], str]:
-        """A JSON object and its tag, which is another one after every write; empty where there is
-        none."""
-        with self._told(key):
-            try:
-                answer = self._store.get(key)
-                content, tag = bytes(answer.bytes()), str(answer.meta["e_tag"])
-            except self._missing:
-                return {}, ""
+        """A JSON object and its tag; empty where there is none."""
+        content, tag = self.read(key)
         try:
             return dict(json.loads(content)), tag
         except (ValueError, TypeError):
             return {}, tag
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """Content of an object and its tag, which is another one for other content; empty where
+        there is none."""
+        with self._told(key):
+            try:
+                answer = self._store.get(key)
+                return bytes(answer.bytes()), str(answer.meta["e_tag"])
+            except self._missing:
+                return b"", ""
+
+    def age(self, key: str) -> float:
+        """Seconds since an object was written, by the store's own clock: those of machines differ.
+        Endless where there is none."""
+        probe = f"{key}.{uuid.uuid4().hex}"
+        self.put(probe, b"now")
+        with self._told(key):
+            now = self._store.head(probe)["last_modified"]
+            self._store.delete(probe)
+            try:
+                then = self._store.head(key)["last_modified"]
+            except self._missing:
+                return float("inf")
+        return float((now - then).total_seconds())
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pipeline.infer.store import STAMP, RunStore, finished_tiles
 from pipeline.mapping import ADAPTED, MapPlan
 from pipeline.refresh.fingerprint import Fingerprints, Scene
 from pipeline.spec.errors import DataTrouble
+from pipeline.spec.grid import Tile
 from pipeline.spec.manifest import TileRecord
 
 MARKS = "fingerprints.json"  # in a run's state
@@ -106,16 +107,22 @@ class Carry:
         now: fingerprints of the run's plan.
         published: what is published.
         others: what killed refreshes had finished.
+        begun: told of the store when all is taken over, and of the tiles by key that are not
+            carried over from what is published.
 
     Attributes:
         carried: keys of the tiles that were taken from what is published.
+        done: all is taken over: nobody needs the others any more.
     """
 
     def __init__(
-        self, now: Fingerprints, published: Before | None, others: Sequence[Before] = ()
+        self, now: Fingerprints, published: Before | None, others: Sequence[Before] = (),
+        begun: Callable[[RunStore, Mapping[str, Tile]], None] = lambda store, tiles: None,
     ) -> None:
         self._now, self._published, self._others = now, published, others
+        self._begun = begun
         self.carried: frozenset[str] = frozenset()
+        self.done = False
 
     def __call__(self, made: MapPlan, store: RunStore) -> None:
         """Write the run's fingerprints, then adopt all tiles that have the same ones."""
@@ -124,6 +131,8 @@ class Carry:
             self.carried = self._adopt(made, store, self._published)
         for other in self._others:
             self._adopt(made, store, other)
+        self.done = True
+        self._begun(store, {row.key: row.tile for row in made.rows if row.key not in self.carried})
 
     def _adopt(self, made: MapPlan, store: RunStore, old: Before) -> frozenset[str]:
         if not _same_run(store.root, old.state):

@@ -37,6 +37,7 @@ def on_failure(url: str, result: RefreshResult) -> bool:
         with requests.Session() as session:
             session.auth = lambda request: request  # no passwords from ~/.netrc
             answer = session.post(url, json=_body(result), timeout=TIMEOUT_S,
+                                  stream=True,  # an answer without end is nobody's matter
                                   allow_redirects=False)  # the result goes where it was sent
         if not answer.ok or answer.is_redirect:
             raise ValueError(f"it answers {answer.status_code}")

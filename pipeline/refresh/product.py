@@ -53,6 +53,15 @@ class Product:
         return cls(folder, manifest, task, sheets)
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a version has all files that its manifest names; nobody but people takes one away."""
+    try:
+        product = Product.open(folder)
+    except DataTrouble:
+        return False
+    return all((folder / str(name)).is_file() for name in product.manifest["files"])
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object of a file; empty where there is none."""
     try:

@@ -6,34 +6,114 @@ last: who reads it, and then ``versions/ID/``, sees whole versions only. A versi
 it has its ``report.json``, which is uploaded after everything else of it; the run's store goes with
 it, so that any machine can carry its tiles over. As on a disk the history decides: it is written
 after the version and before the pointer, and what a kill leaves undone is done the next time.
+
+Nothing of it needs the working folder to outlive the machine: the published version and what an
+unfinished run had made (``saved``) are brought here first. History and pointer replace only what
+was read under the lease: a machine that was taken for dead, and wakes up, publishes nothing.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from pipeline.data.files import atomic_write_bytes, sync, writing
+from pipeline.data.files import atomic_write_bytes, writing
+from pipeline.infer.store import LOG, RunStore
+from pipeline.mapping import STATE
 from pipeline.refresh.bucket import Bucket, below
-from pipeline.refresh.lock import Busy
-from pipeline.refresh.versions import HISTORY, REPORT, STAGING, VERSIONS, Shelf
-from pipeline.spec.errors import DataTrouble
+from pipeline.refresh.carry import MARKS
+from pipeline.refresh.lease import Lease, leased, taken_over
+from pipeline.refresh.saved import Saver, fetch, forget, restore
+from pipeline.refresh.versions import HISTORY, REPORT, VERSIONS, Shelf
+from pipeline.spec.grid import Tile
 
-POINTER, LEASE = "current.json", "lease.json"
-LEASE_S = 600.0  # others take over so long after the last sign of life
-_BEAT_S = 60.0
+POINTER = "current.json"
+
+
+class Mirror:
+    """A map of a bucket and its working folder, while this machine alone works on them."""
+
+    def __init__(self, bucket: Bucket, shelf: Shelf, lease: Lease, keep: int, keep_finals: int
+                 ) -> None:
+        self._bucket, self._shelf, self._lease = bucket, shelf, lease
+        self._keep, self._keep_finals = keep, keep_finals
+        self._history, self._tag = bucket.read(HISTORY)
+        self._pointer = bucket.tagged(POINTER)
+        self._saver: Saver | None = None
+
+    def bring(self, name: str) -> None:
+        """Have a version in the working folder, if the bucket has it."""
+        place = f"{VERSIONS}/{name}"
+        if name and name not in self._shelf.versions() and self._bucket.exists(f"{place}/{REPORT}"):
+            fetch(self._bucket, place, self._shelf, name)
+
+    def catch_up(self) -> None:
+        """Bring history, published version and unfinished runs into the working folder.
+
+        What was made here and did not get into the bucket stays, unless another machine has
+        published since; then the bucket is right.
+        """
+        shelf = self._shelf
+        mine = (shelf.path / HISTORY).read_bytes() if (shelf.path / HISTORY).is_file() else b""
+        if self._history and not mine.startswith(self._history):
+            atomic_write_bytes(shelf.path / HISTORY, self._history)
+        name = _published(shelf, self._pointer[0])
+        self.bring(name)
+        _point(shelf, name)
+        restore(self._bucket, shelf)
+
+    def begun(self, name: str, store: RunStore, tiles: Mapping[str, Tile]) -> None:
+        """A run has begun to make these tiles: what it finishes is kept in the bucket, too."""
+        self.rest()
+        self._saver = Saver(self._bucket, name, store, tiles)
+
+    def rest(self) -> None:
+        """The run has ended, or is given up."""
+        if self._saver:
+            self._saver.stop()
+            self._saver = None
+
+    def settle(self) -> None:
+        """Bring what is published in the working folder into the bucket, and prune there.
+
+        Raises:
+            Busy: another machine has taken over; the bucket is as it made it.
+            DataTrouble: the bucket cannot be reached; the next refresh goes on from here.
+        """
+        self._lease.check()
+        bucket, shelf, name = self._bucket, self._shelf, self._shelf.current()
+        place = f"{VERSIONS}/{name}"
+        if name and not bucket.exists(f"{place}/{REPORT}"):
+            bucket.delete(bucket.keys(place))  # of an upload that was cut short
+            files = dict(below(shelf.version(name)))
+            report = files.pop(REPORT)
+            bucket.upload((f"{place}/{key}", path) for key, path in files.items())
+            bucket.put(f"{place}/{REPORT}", report)
+        mine = (shelf.path / HISTORY).read_bytes() if (shelf.path / HISTORY).is_file() else b""
+        if mine != self._history:
+            self._history, self._tag = mine, self._claim(HISTORY, mine, self._tag)
+        if name and self._pointer[0].get("version") != name:
+            pointer = {"version": name, "href": f"./{VERSIONS}/{name}/"}
+            text = (json.dumps(pointer) + "\n").encode()
+            self._pointer = pointer, self._claim(POINTER, text, self._pointer[1])
+        prune(bucket, self._keep, self._keep_finals)
+
+    def finished(self) -> None:
+        """A run has come to its end, published or refused: nothing of it need be kept apart."""
+        self.rest()
+        self.settle()
+        forget(self._bucket)
+
+    def _claim(self, key: str, content: bytes, tag: str) -> str:
+        if not (made := self._bucket.claim(key, content, tag)):
+            raise taken_over(self._bucket)
+        return made
 
 
 @contextmanager
-def mirrored(root: str, region: str, task: str, shelf: Shelf, keep: int, keep_finals: int
-             ) -> Iterator[None]:
+def mirrored(root: str, region: str, task: str, shelf: Shelf, keep: int, keep_finals: int,
+             wait_s: float = 0.0) -> Iterator[Mirror]:
     """Work on a map of a bucket: what is published is brought here first, and what is published
     here afterwards is brought there. No other machine works on it meanwhile.
 
@@ -42,56 +122,43 @@ def mirrored(root: str, region: str, task: str, shelf: Shelf, keep: int, keep_fi
         region, task: names.
         shelf: of the working folder.
         keep, keep_finals: versions that stay in the bucket (``Shelf.prune``).
+        wait_s: how long to wait for another machine.
 
     Raises:
         Busy: another machine works on the map.
         DataTrouble: the bucket cannot be reached; what is published there stays.
     """
     bucket = Bucket(f"{root.rstrip('/')}/{region}/{task}")
-    with _leased(bucket) as check:
-        fetch_current(bucket, shelf)
-        yield
-        check()
-        publish_version(bucket, shelf)
-        prune(bucket, keep, keep_finals)
+    with leased(bucket, wait_s) as lease:
+        mirror = Mirror(bucket, shelf, lease, keep, keep_finals)
+        mirror.catch_up()
+        try:
+            yield mirror
+        finally:
+            mirror.rest()
+        mirror.settle()
 
 
-def fetch_current(bucket: Bucket, shelf: Shelf) -> str:
-    """Bring the published version of the bucket into a working folder, unless it is there.
+def glance(bucket: Bucket, shelf: Shelf) -> None:
+    """Bring what is said of the published version into an empty folder, without its pixels."""
+    atomic_write_bytes(shelf.path / HISTORY, bucket.get(HISTORY) or b"")
+    name = _published(shelf, bucket.get_json(POINTER))
+    for key in (REPORT, f"{STATE}/{MARKS}", f"{STATE}/{LOG}") if name else ():
+        if (content := bucket.get(f"{VERSIONS}/{name}/{key}")) is not None:
+            atomic_write_bytes(shelf.version(name) / key, content)
+    _point(shelf, name)
 
-    What was made here and did not get into the bucket stays, unless another machine has published
-    since; then the bucket is right.
 
-    Returns:
-        Id of the version that is current here now; empty before the first.
-    """
-    history = bucket.get(HISTORY) or b""
-    mine = (shelf.path / HISTORY).read_bytes() if (shelf.path / HISTORY).is_file() else b""
-    if history and not mine.startswith(history):
-        atomic_write_bytes(shelf.path / HISTORY, history)
+def _published(shelf: Shelf, pointer: Mapping[str, object]) -> str:
+    """Id of the published version: the history decides."""
     published = [r.version for r in shelf.history() if r.status == "published"]
-    name = published[-1] if published else str(bucket.get_json(POINTER).get("version", ""))
-    if name and name not in shelf.versions() and bucket.exists(f"{VERSIONS}/{name}/{REPORT}"):
-        _fetch(bucket, shelf, name)
+    return published[-1] if published else str(pointer.get("version", ""))
+
+
+def _point(shelf: Shelf, name: str) -> None:
     if name in shelf.versions() and shelf.current() != name:
         with writing(shelf.path):
             shelf.point(name)
-    return shelf.current()
-
-
-def publish_version(bucket: Bucket, shelf: Shelf) -> None:
-    """Bring what is published in a working folder into the bucket: version, history, pointer."""
-    name = shelf.current()
-    if name and not bucket.exists(f"{VERSIONS}/{name}/{REPORT}"):
-        files = dict(below(shelf.version(name)))
-        report = files.pop(REPORT)
-        bucket.upload((f"{VERSIONS}/{name}/{key}", path) for key, path in files.items())
-        bucket.put(f"{VERSIONS}/{name}/{REPORT}", report)
-    if (shelf.path / HISTORY).is_file():
-        bucket.put(HISTORY, (shelf.path / HISTORY).read_bytes())
-    if name and bucket.get_json(POINTER).get("version") != name:
-        pointer = {"version": name, "href": f"./{VERSIONS}/{name}/"}
-        bucket.put(POINTER, (json.dumps(pointer) + "\n").encode())
 
 
 def complete(bucket: Bucket) -> dict[str, dict[str, object]]:
@@ -109,68 +176,10 @@ def prune(bucket: Bucket, keep: int, keep_finals: int) -> tuple[str, ...]:
     finals = [name for name, report in reports.items() if report.get("tier") == "final"]
     kept = {bucket.get_json(POINTER).get("version"), *every[-keep:],
             *finals[max(len(finals) - keep_finals, 0):]}
-    gone = tuple(name for name in bucket.folders(VERSIONS) if name not in kept)
+    # one that is newer than all complete ones may be on its way, from a machine that took over
+    gone = tuple(name for name in bucket.folders(VERSIONS) if name not in kept
+                 and (name in reports or not every or name < every[-1]))
     for name in gone:
         bucket.delete([f"{VERSIONS}/{name}/{REPORT}"])  # from now on it is no version
         bucket.delete(bucket.keys(f"{VERSIONS}/{name}"))
     return gone
-
-
-def _fetch(bucket: Bucket, shelf: Shelf, name: str) -> None:
-    """Download a version aside, then rename it into place."""
-    prefix = f"{VERSIONS}/{name}/"
-    stage = shelf.folder / f"{STAGING}fetch-{uuid.uuid4().hex}"
-    try:
-        with writing(stage):
-            stage.mkdir(parents=True)
-            bucket.download((key, stage / key.removeprefix(prefix))
-                            for key in bucket.keys(prefix.rstrip("/")))
-            os.rename(stage, shelf.version(name))
-            sync(shelf.folder)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-@contextmanager
-def _leased(bucket: Bucket) -> Iterator[Callable[[], None]]:
-    """Hold a map of the bucket alone among all machines; gives a function that makes sure that it
-    still is so. The owner writes a sign of life every minute; who finds none for ten takes over.
-    Clocks may differ by minutes, not by more.
-
-    Raises:
-        Busy: another machine holds it.
-    """
-    owner = f"{socket.gethostname()} {uuid.uuid4().hex}"
-    found, tag = bucket.tagged(LEASE)
-    silent = time.time() - float(found.get("beat", 0))
-    if (tag and silent < LEASE_S) or not bucket.claim(LEASE, _lease(owner), tag):
-        raise Busy(f"another machine is at work in {bucket.url}", got=found.get("owner"),
-                   then="come back later")
-    end = threading.Event()
-
-    def check() -> None:
-        if bucket.get_json(LEASE).get("owner") != owner:
-            raise Busy(f"this refresh was taken for dead, and {bucket.url} taken over",
-                       then="nothing was published there; type the command again")
-
-    def beat() -> None:
-        while not end.wait(_BEAT_S):
-            try:
-                check()
-                bucket.put(LEASE, _lease(owner))
-            except DataTrouble:
-                continue  # a network that is away for a moment; the last check decides
-
-    beating = threading.Thread(target=beat, name="lease", daemon=True)
-    beating.start()
-    try:
-        yield check
-    finally:
-        end.set()
-        beating.join(timeout=_BEAT_S)
-        if bucket.get_json(LEASE).get("owner") == owner:
-            bucket.delete([LEASE])
-
-
-def _lease(owner: str) -> bytes:
-    return json.dumps({"owner": owner, "beat": time.time()}).encode()

@@ -41,12 +41,16 @@ def run_round(
         for result in attend(job, now, wait_s, progress, every):
             told(result)
             results.append(result)
-    return results + wind_up(jobs[0], results, now)
+    trouble = wind_up(jobs[0], results, now)
+    for result in trouble:
+        told(result)
+    return results + trouble
 
 
 def wind_up(job: Job, results: Sequence[RefreshResult], now: datetime) -> list[RefreshResult]:
-    """Catalogue, metrics and webhook after a round. Trouble with the catalogue is a result, too:
-    a map that nobody can find is not published. The next round puts it right.
+    """Catalogue, metrics and webhook after a round. Trouble with these is a result, too: a map that
+    nobody can find is not published, and who watches the metrics must not be left to believe the
+    old ones. The next round puts it right.
 
     Args:
         job: any of the round.
@@ -64,11 +68,13 @@ def wind_up(job: Job, results: Sequence[RefreshResult], now: datetime) -> list[R
             else:
                 catalogue.update(root)
     except PipelineError as error:
-        trouble = [failed(job, now, error)]
-    every = [*results, *trouble]
-    if schedule.metrics:
-        metrics.write(job.base / schedule.metrics, every)
-    for result in every if schedule.webhook else []:
+        trouble.append(failed(job, now, error))
+    try:
+        if schedule.metrics:
+            metrics.write(job.base / schedule.metrics, [*results, *trouble])
+    except PipelineError as error:
+        trouble.append(failed(job, now, error))
+    for result in [*results, *trouble] if schedule.webhook else []:
         if result.exit_code:
             hooks.on_failure(schedule.webhook, result)
     return trouble

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from pipeline.data.files import atomic_write_json
-from pipeline.data.hrefs import is_remote
+from pipeline.infer.store import RunStore
+from pipeline.making import NO_SCHEDULER
 from pipeline.mapping import STATE, MapPlan, make_map, plan_map
 from pipeline.refresh import change, report
 from pipeline.refresh.carry import (
@@ -23,13 +24,15 @@ from pipeline.refresh.carry import (
     reasons,
 )
 from pipeline.refresh.fingerprint import Fingerprints, fingerprints
+from pipeline.refresh.hold import Hold, alone, told_of
 from pipeline.refresh.job import Job
-from pipeline.refresh.lock import Lock, locked
 from pipeline.refresh.period import due, tier_of
+from pipeline.refresh.product import is_whole
 from pipeline.refresh.result import ByteCounts, RefreshResult, Tier, TileCounts
 from pipeline.refresh.verify import content_of, sheet_folders, verify
 from pipeline.refresh.versions import REPORT, Shelf, report_of
-from pipeline.spec.errors import PartialMap, PipelineError
+from pipeline.spec.errors import BadRequest, PartialMap, PipelineError
+from pipeline.spec.grid import Tile
 from pipeline.spec.manifest import RunManifest, TileRecord
 from pipeline.spec.timeline import Timeline, parse_period
 
@@ -45,6 +48,7 @@ class Plan:
         made: the plan of the map.
         marks: fingerprints of its tiles.
         old: what is published; None before the first version.
+        shown: folder of it, if it is whole; None also when somebody has deleted files there.
         changed: tile -> why it is made again; the others are carried over.
         result: what is known of the outcome so far.
     """
@@ -52,6 +56,7 @@ class Plan:
     made: MapPlan
     marks: Fingerprints
     old: Before | None
+    shown: Path | None
     changed: Mapping[str, Sequence[str]]
     result: RefreshResult
 
@@ -75,10 +80,10 @@ def refresh(
         Busy: another refresh of the same map is at work.
     """
     shelf, results = job.shelf, []
-    with _alone(job, wait_s) as lock:
+    with alone(job, wait_s) as hold:
         try:
             for timeline in periods(job, now):
-                results.append(_refresh(job, timeline, now, lock, progress))
+                results.append(_refresh(job, timeline, now, hold, progress))
                 if results[-1].exit_code:
                     break
         except PipelineError as error:
@@ -93,8 +98,16 @@ def plan_refresh(job: Job, now: datetime) -> list[Plan]:
 
 
 def periods(job: Job, now: datetime) -> list[Timeline]:
-    """Periods to refresh now."""
+    """Periods to refresh now.
+
+    Raises:
+        BadRequest: what is published was made later.
+    """
     published = report_of(job.shelf.version(job.shelf.current())) if job.shelf.current() else {}
+    if published and now < datetime.fromisoformat(published["now"]):
+        raise BadRequest("the time is before that of the published version", got=_text(now),
+                         allowed=f"from {published['now']}",
+                         then="set the clock right, or --rollback to an older version first")
     timeline = parse_period(published["period"], None, datetime.max.replace(tzinfo=UTC)) \
         if published else None
     return due(job.plan, job.task, job.latitude(), now, timeline, published.get("tier"))
@@ -102,16 +115,17 @@ def periods(job: Job, now: datetime) -> list[Timeline]:
 
 def not_due(job: Job, now: datetime) -> RefreshResult | None:
     """Why a map is left alone: it is younger than its cadence. None when it is due."""
-    done = [r for r in job.shelf.history() if r.status in ("published", "unchanged")]
-    if not done:
+    history, current = told_of(job)
+    done = [r for r in history if r.status in ("published", "unchanged")]
+    if not done or done[-1].version != current:  # a promotion that a kill cut short
         return None
     every = timedelta(days=job.plan.every_days)
     last = datetime.fromisoformat(done[-1].now)
-    if now - last >= every * (1 - _EARLY):
+    if not timedelta(0) <= now - last < every * (1 - _EARLY):  # a clock that went back: look at it
         return None
     return dataclasses.replace(
-        done[-1], status="unchanged", now=_text(now), version=job.shelf.current(), seconds=0.0,
-        previous=job.shelf.current(), tiles=TileCounts(), bytes=ByteCounts(), checks=(),
+        done[-1], status="unchanged", now=_text(now), previous=done[-1].version, seconds=0.0,
+        tiles=TileCounts(), bytes=ByteCounts(), checks=(),
         reason=f"not due before {_text(last + every)}")
 
 
@@ -123,7 +137,8 @@ def rollback(job: Job, name: str, now: datetime, *, wait_s: float = 0.0) -> Refr
         Busy: a refresh of the same map is at work.
     """
     shelf = job.shelf
-    with _alone(job, wait_s):
+    with alone(job, wait_s) as hold:
+        hold.bring(name)
         shelf.find(name)
         result = dataclasses.replace(
             RefreshResult.from_json(report_of(shelf.version(name))), status="published",
@@ -131,24 +146,6 @@ def rollback(job: Job, name: str, now: datetime, *, wait_s: float = 0.0) -> Refr
             reason=f"{ROLLED_BACK} from {shelf.current() or 'nothing'}")
         shelf.publish_again(result)
     return result
-
-
-@contextmanager
-def _alone(job: Job, wait_s: float) -> Iterator[Lock]:
-    """Hold the map alone, on this machine and, where its root is a bucket, among all; what a kill
-    left undone is done, and what the block publishes is brought to the bucket.
-
-    The lock comes first: nothing is cleaned up that another refresh may be making.
-    """
-    keep, root = job.schedule.retention, job.schedule.root
-    with locked(job.shelf.path, wait_s) as lock, ExitStack() as stack:
-        if is_remote(root):
-            from pipeline.refresh.remote import mirrored  # an extra that a disk does not need
-
-            stack.enter_context(mirrored(root, job.region, job.task.key, job.shelf, keep.versions,
-                                         keep.finals))
-        job.shelf.tidy()
-        yield lock
 
 
 def failed(job: Job, now: datetime, error: Exception) -> RefreshResult:
@@ -179,51 +176,60 @@ def _plan(job: Job, timeline: Timeline, now: datetime) -> Plan:
         items={key: len(items.items) for key, items in made.items.items()},
         card={"name": made.card.name, "sha256": made.card.sha256},
     )
-    return Plan(made, marks, old, changed, result)
+    shown = shelf.version(current) if current else None
+    return Plan(made, marks, old, shown if shown and is_whole(shown) else None, changed, result)
 
 
 def _refresh(
-    job: Job, timeline: Timeline, now: datetime, lock: Lock, progress: bool
+    job: Job, timeline: Timeline, now: datetime, hold: Hold, progress: bool
 ) -> RefreshResult:
     started, shelf = time.perf_counter(), job.shelf
     plan = _plan(job, timeline, now)
-    if quiet := _nothing_to_do(plan, shelf):
+    if quiet := _nothing_to_do(plan, shelf, hold):
         result = dataclasses.replace(quiet, seconds=round(time.perf_counter() - started, 3))
         shelf.record(result)
         return result
     unfinished = shelf.leftovers()
     stage = shelf.open_stage(plan.result.version)
-    carry = Carry(plan.marks, plan.old, [b for p in unfinished if (b := before(p / STATE))])
+
+    def begun(store: RunStore, tiles: Mapping[str, Tile]) -> None:
+        for leftover in unfinished:  # their tiles are in the store now
+            shelf.discard(leftover)
+        hold.begun(plan.result.version, store, tiles)
+
+    carry = Carry(plan.marks, plan.old, [b for p in unfinished if (b := before(p / STATE))], begun)
     try:
         # the tiles of a killed refresh are taken over, too: it never needs to be resumed
-        manifest = make_map(plan.made.request, progress=progress, carry=carry, made=plan.made,
-                            notes=_notes(plan.result))
+        manifest = make_map(
+            plan.made.request, progress=progress, carry=carry, made=plan.made,
+            notes=_notes(plan.result), workers=job.schedule.workers,
+            # a cluster that is away stops no refresh that needs it not
+            scheduler=job.schedule.scheduler if plan.changed else NO_SCHEDULER)
         result = _judged(job, plan, manifest, carry.carried)
         result = dataclasses.replace(result, seconds=round(time.perf_counter() - started, 3))
-        old = shelf.version(plan.result.previous) if plan.result.previous else None
         atomic_write_json(stage / REPORT, result.to_json())
         if result.status == "published":
-            change.write_change(stage, old)
+            change.write_change(stage, plan.shown)
         report.write_report(stage, result)
-        lock.check()
     except Exception:
-        shelf.discard(stage)  # a kill leaves it, and the next refresh takes its tiles over
+        if not carry.done:  # else as after a kill: the next refresh takes the tiles over
+            shelf.discard(stage)
         raise
-    for leftover in unfinished:
-        shelf.discard(leftover)
+    hold.lock.check()
     if result.status == "published":
         shelf.promote(stage, result)
         shelf.prune(job.schedule.retention.versions, job.schedule.retention.finals)
     else:
         shelf.refuse(stage, result.version, job.schedule.retention.refused)
         shelf.record(result)
+    hold.finished()
     return result
 
 
-def _nothing_to_do(plan: Plan, shelf: Shelf) -> RefreshResult | None:
+def _nothing_to_do(plan: Plan, shelf: Shelf, hold: Hold) -> RefreshResult | None:
     """The result where what is published is what would be made, or was rolled back from."""
     same, published = plan.result, report_of(shelf.version(plan.result.previous))
-    if not plan.result.previous:
+    if not plan.shown or not published:
         return None
     told = {**published, "now": same.now, "previous": same.previous, "version": same.previous,
             "status": "unchanged", "checks": (), "tiles": dataclasses.asdict(same.tiles),
@@ -233,6 +239,7 @@ def _nothing_to_do(plan: Plan, shelf: Shelf) -> RefreshResult | None:
     last = next((r for r in reversed(shelf.history()) if r.status == "published"), None)
     if last and last.reason.startswith(ROLLED_BACK):
         left = last.reason.split()[-1]
+        hold.bring(left)
         bad = before(shelf.version(left) / STATE)
         if bad and not any(reasons(plan.marks, bad, row.key) for row in plan.made.rows):
             return RefreshResult.from_json({**told, "reason": f"the scenes are still those of "
@@ -249,13 +256,14 @@ def _judged(
                if row.key not in carried}
     out = made.request.out
     content = content_of(list(sheet_folders(out, made).values()), job.task)
-    old = shelf.version(plan.result.previous) if plan.result.previous else None
-    told = RefreshResult.from_json(report_of(old)) if old else None
-    checks = verify(out, made, manifest, content, told, old, bounds, explaining(changed))
+    report = report_of(shelf.version(plan.result.previous)) if plan.result.previous else {}
+    told = RefreshResult.from_json(report) if report else None
+    checks = verify(out, made, manifest, content, told, plan.shown, bounds, explaining(changed))
     wrong = [f"{c.name}: {c.got} (allowed: {c.allowed})" for c in checks if not c.ok]
     why = count_reasons(changed)
     reason = ", ".join(f"{name} ({n} tiles)" for name, n in why.items()) or (
-        f"the period is closed: {plan.result.tier}")
+        f"the period is closed: {plan.result.tier}" if plan.shown else
+        f"files of {plan.result.previous} are missing")
     records = {t.key: t for t in manifest.tiles}
     return dataclasses.replace(
         plan.result, status="refused" if wrong else "published",

@@ -181,18 +181,17 @@ class Shelf:
         self._finish(result.version)
 
     def history(self) -> list[RefreshResult]:
-        """Every refresh, oldest first; a line that a crash cut short is left out."""
-        found = []
-        try:
-            lines = (self.path / HISTORY).read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        for line in lines:
+        """Every refresh, oldest first; a line that a crash cut short is left out.
+
+        Raises:
+            BadRequest, DataTrouble: there is one, and it cannot be read.
+        """
+        with writing(self.path):
             try:
-                found.append(RefreshResult.from_json(json.loads(line)))
-            except (ValueError, AttributeError, BadRequest):
-                continue
-        return found
+                text = (self.path / HISTORY).read_bytes()
+            except FileNotFoundError:
+                return []
+        return results_of(text.decode(errors="replace"))
 
     def record(self, result: RefreshResult) -> None:
         """Add a line to the history."""
@@ -207,6 +206,17 @@ class Shelf:
 
     def _hidden(self, prefix: str) -> list[Path]:
         return sorted(self.folder.glob(f"{prefix or '.'}*")) if self.folder.is_dir() else []
+
+
+def results_of(history: str) -> list[RefreshResult]:
+    """The refreshes of a history's text, oldest first; lines that are damaged are left out."""
+    found = []
+    for line in history.splitlines():
+        try:
+            found.append(RefreshResult.from_json(json.loads(line)))
+        except (ValueError, AttributeError, BadRequest):
+            continue
+    return found
 
 
 def report_of(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from pipeline.spec.timeline import parse_month
 
 ROLLING, SEASON = "rolling", "season"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # of a folder, a STAC id and a metric's label
+# words, or an address; of other schemes nothing was tried
+_SCHEDULER = (r"^(none|local|(tcp|tls|gateway)://([^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}"
+              r"(/[0-9a-zA-Z._-]+)?)$")
 _KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -36,6 +39,13 @@ def _key(doc: str, default: Any = dataclasses.MISSING, *, low: float | None = No
 def _check_period(text: str) -> None:
     if text not in (ROLLING, SEASON):
         parse_month(text)
+
+
+def check_scheduler(text: str) -> None:
+    """Raises ``BadRequest`` for what is neither a word for a scheduler nor an address of one."""
+    if not re.fullmatch(_SCHEDULER, text):
+        raise BadRequest("unknown scheduler", got=text, allowed="tcp://HOST:PORT, tls://HOST:PORT, "
+                         "gateway://HOST:PORT/CLUSTER, local, none", then="try local")
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,13 @@ class Schedule:
                         "or a .parquet of items", "planetary-computer")
     work: str = _key("folder for what is being made, when root is not on a disk of this machine",
                      "")
+    scheduler: str = _key(
+        "what makes the tiles: none = this process; local = worker processes started for each map; "
+        "tcp://HOST:PORT = a Dask cluster, whose workers reach the folder of the maps (work, where "
+        "root is no disk) by the same path", "none", check=check_scheduler, pattern=_SCHEDULER)
+    workers: int | None = _key(
+        "tiles that are made at once by this process, or worker processes of local; default: one "
+        "a core", None, low=1, high=256)
     metrics: str = _key("file for Prometheus' textfile collector (ends in .prom); none if empty",
                         "")
     webhook: str = _key("URL that is told of refreshes that failed or were refused; none if empty",

@@ -14,6 +14,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+import pytest
+
 COMMAND = "WALLMAP_MOTO_SERVER"  # environment: its path, where it is installed elsewhere
 
 
@@ -45,3 +47,12 @@ def serving() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+def place(address: str, monkeypatch: pytest.MonkeyPatch, name: str) -> str:
+    """URL of an empty place in the bucket, and the environment that leads there."""
+    for key, value in {"AWS_ENDPOINT_URL": address, "AWS_ALLOW_HTTP": "true",
+                       "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "top-secret",
+                       "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(key, value)
+    return f"s3://maps/{name}"
