@@ -33,6 +33,8 @@ PITFALLS: dict[str, Row] = {
     "2": Row("pixels that depend on chunks; silent float64; memory without bound", (
         "test_load.py::test_chunks_do_not_matter",
         "test_tiling.py::test_a_pixel_is_the_same_in_any_area_and_tiling",
+        "test_pitfalls_reading.py::"
+        "test_where_a_pixel_is_looked_for_does_not_depend_on_the_window",
         "test_load.py::test_dataset_is_lazy_and_described",
         "test_pitfalls_reading.py::test_few_tiles_are_read_ahead_and_no_more",
     )),
@@ -76,6 +78,11 @@ PITFALLS: dict[str, Row] = {
         "test_broken_inputs.py::test_a_refused_token_is_forgotten",
     )),
     "10": Row("a cached failure that reads as an empty file", (
+        "test_cached_failures.py::test_a_failure_between_blocks_is_no_pixel",
+        "test_cached_failures.py::test_a_file_that_ends_too_early_is_no_pixel",
+        "test_cached_failures.py::test_a_file_that_was_replaced_is_read_anew",
+        "test_cached_failures.py::test_a_block_that_came_damaged_once_is_asked_for_again",
+        "test_cached_failures.py::test_a_bucket_that_refused_once_is_asked_again",
         "test_faults.py::test_what_passes_while_pixels_are_read_leaves_no_trace",
         "test_faults.py::test_what_lasts_is_an_error_that_names_item_and_file",
         "test_load_files.py::test_a_file_that_the_server_lacks",
@@ -119,6 +126,7 @@ PITFALLS: dict[str, Row] = {
         "test_sources.py::test_sandbox_rows_and_refusals",
         "test_sources.py::test_recorded_items_find_their_row",
         "test_load_files.py::test_wrong_type_and_rotated_files_are_refused",
+        "test_pitfalls_reading.py::test_images_in_slant_or_sheared_geometry_are_refused",
     )),
     "17": Row("steps between radar platforms and processors", (
         "test_pitfalls_map.py::test_a_map_records_the_orbits_and_platforms_of_its_radar",
@@ -131,6 +139,9 @@ PITFALLS: dict[str, Row] = {
         "test_sources.py::test_archive_encodings_by_hand",
     )),
     "19": Row("means of decibels", (
+        "test_pitfalls_composite.py::test_a_month_of_radar_is_the_mean_of_its_powers",
+        "test_pitfalls_composite.py::test_coarse_pixels_of_radar_are_means_of_powers",
+        "test_load_blocks.py::test_what_overviews_may_stand_for",
         "test_prep.py::test_radar_mean_is_linear",
         "test_load.py::test_aggregate_reads_finer",
         "test_points.py::test_dekads_become_months_as_maps_do",
@@ -138,6 +149,7 @@ PITFALLS: dict[str, Row] = {
     "20": Row("orbits mixed unseen", (
         "test_pitfalls_radiometry.py::test_the_orbits_of_a_tile_are_counted_by_pass",
         "test_pitfalls_map.py::test_a_map_records_the_orbits_and_platforms_of_its_radar",
+        "test_pitfalls_map.py::test_each_tile_records_its_own_orbits",
         "test_map.py::test_loading_is_what_the_map_uses",
     )),
     "21": Row("Landsat Collection 2's scale and offset", (
@@ -146,6 +158,10 @@ PITFALLS: dict[str, Row] = {
         "test_load_real.py::test_landsat_against_rasterio",
     )),
     "22": Row("scene classes interpolated, or believed too much", (
+        "test_pitfalls_composite.py::test_a_month_of_reflectance_is_the_median_of_the_clear",
+        "test_pitfalls_composite.py::"
+        "test_water_and_dark_fields_are_kept_and_thin_cloud_is_not",
+        "test_load_blocks.py::test_what_overviews_may_stand_for",
         "test_pitfalls_radiometry.py::test_quality_codes_are_never_mixtures",
         "test_prep.py::test_scene_classification",
         "test_prep.py::test_median_and_mean_against_numpy",
@@ -207,6 +223,8 @@ PITFALLS: dict[str, Row] = {
         "test_map.py::test_an_unreadable_asset_fails_its_tiles_only",
         "test_infer.py::test_a_failed_tile_is_named_and_resumed",
         "test_map.py::test_a_store_that_lost_its_pixels_is_not_published",
+        "test_failed_tiles.py::test_what_was_made_before_a_failure_is_not_kept",
+        "test_failed_tiles.py::test_only_where_all_images_are_hollow_something_is_wrong",
     )),
     "32": Row("a resumed run that takes another run's tiles for its own", (
         "test_infer.py::test_a_store_is_resumed_only_by_its_own_run",
@@ -216,6 +234,9 @@ PITFALLS: dict[str, Row] = {
         "test_items.py::test_fingerprint_is_of_the_images",
     )),
     "33": Row("GDAL as it comes: listings, side-car files, a request a block", (
+        "test_requests_of_files.py::test_a_header_is_one_request_and_asked_for_once",
+        "test_requests_of_files.py::test_neighbouring_blocks_are_one_request",
+        "test_cached_failures.py::test_a_bucket_that_refused_once_is_asked_again",
         "test_pitfalls_reading.py::test_only_the_files_themselves_are_asked_for_and_seldom",
         "test_pitfalls_reading.py::test_the_loaders_settings_go_wherever_a_file_is_read",
         "test_load_files.py::test_range_requests_give_the_same_pixels",
@@ -223,7 +244,11 @@ PITFALLS: dict[str, Row] = {
     "34": Row("outlines that are no valid polygons", (
         "test_aoi.py::test_small_flaws_are_mended",
         "test_aoi.py::test_refused",
+        "test_hostile_areas.py::test_refused",
+        "test_hostile_areas.py::test_what_crosses_itself_everywhere_is_not_looked_into",
+        "test_hostile_areas.py::test_long_outlines_and_those_that_touch_themselves_are_taken",
         "test_pitfalls_reading.py::test_outlines_that_cross_themselves_are_mended",
+        "test_pitfalls_reading.py::test_outlines_that_are_none_are_left_out",
         "test_search.py::test_broken_items_are_left_out",
     )),
     "35": Row("items that lack assets", (
@@ -232,6 +257,10 @@ PITFALLS: dict[str, Row] = {
         "test_sample.py::test_a_sampled_pixel_is_the_mapped_one_where_items_lack_an_unused_band",
     )),
     "36": Row("fuel moisture that is patchy where masks were wrong", (
+        "test_plan_choice.py::"
+        "test_an_order_that_was_asked_for_is_kept_while_there_is_a_value",
+        "test_failed_tiles.py::test_what_was_made_before_a_failure_is_not_kept",
+        "test_infer.py::test_regression_is_encoded_in_steps_of_its_scale",
         "test_infer.py::test_too_few_observations_are_nodata_not_a_guess",
         "test_infer.py::test_gaps_of_the_first_sensor_are_filled_from_the_next",
         "test_domain.py::test_the_later_rule_wins",
@@ -250,9 +279,15 @@ PITFALLS: dict[str, Row] = {
     )),
     "b": Row("the same class under opposite codes", (
         "test_publish_cog.py::test_class_legend_survives",
+        "test_points.py::test_rows_without_a_label_are_left_out",
+        "test_points.py::test_labels_may_be_class_names",
         "test_points.py::test_an_unknown_class_is_refused_with_the_known_ones",
+        "test_infer.py::test_classes_are_encoded_with_the_probability_of_the_class",
     )),
     "c": Row("units guessed from the values", (
+        "test_pitfalls_composite.py::test_a_month_of_radar_is_the_mean_of_its_powers",
+        "test_pitfalls_radiometry.py::"
+        "test_the_unit_is_the_tables_and_not_guessed_from_the_numbers",
         "test_sources.py::test_archive_encodings_by_hand",
         "test_sources.py::test_real_scenes_find_their_row",
         "test_map.py::test_a_checkpoint_that_does_not_fit_is_refused",
@@ -263,6 +298,10 @@ PITFALLS: dict[str, Row] = {
         "test_context.py::test_what_a_task_may_use_a_map_can_fetch",
     )),
     "e": Row("folds that share a place", (
+        "test_pitfalls_folds.py::test_training_keeps_places_together_unless_told_otherwise",
+        "test_pitfalls_folds.py::test_what_stops_a_training_lies_elsewhere_too",
+        "test_pitfalls_folds.py::test_an_evaluation_keeps_places_together",
+        "test_pitfalls_folds.py::test_places_are_joined_over_a_chain_of_sets",
         "test_learn.py::test_folds_cut_no_group_and_cover_every_row_once",
         "test_learn.py::test_the_inner_split_is_of_whole_groups",
         "test_learn.py::test_groups_of_two_sets_at_one_place_become_one",

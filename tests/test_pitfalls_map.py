@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import pystac
 import pytest
+import shapely
 
 from pipeline import cli
+from pipeline.data.items import ItemSet
+from pipeline.data.search import to_item
+from pipeline.infer.plan import plan
 from pipeline.map import command
-from tests.support.toy import save_untrained
+from pipeline.provenance import with_orbits
+from pipeline.spec.grid import sheets
+from pipeline.spec.manifest import TileRecord
+from pipeline.spec.tasks import CROPLAND
+from pipeline.spec.timeline import parse_period
+from tests.support.records import record
+from tests.support.toy import save_untrained, toy_card
 
 
 @pytest.fixture
@@ -46,6 +58,26 @@ def test_a_map_records_the_orbits_and_platforms_of_its_radar(run, tmp_path: Path
     platforms = written["items"]["s1"]["platforms"]
     assert sum(platforms.values()) == written["items"]["s1"]["count"] == len(stated)
     assert {p["platform"] for p in stated} == set(platforms)
+
+
+def test_each_tile_records_its_own_orbits() -> None:
+    """One orbit sees the west only: a tile far in the east was not made from it."""
+    west, whole = shapely.box(2.9, 50.7, 3.005, 50.9), shapely.box(2.9, 50.7, 3.1, 50.9)
+
+    def look(day: int, where: shapely.Geometry, orbit: str) -> pystac.Item:
+        raw = record(f"{orbit}-{day}", f"2023-05-{day:02d}T06:00:00Z", **{"sat:orbit_state": orbit})
+        return to_item(raw | {"geometry": shapely.geometry.mapping(where),
+                              "collection": "sentinel-1-rtc"})
+
+    radar = ItemSet("s1", "c", (look(1, whole, "ascending"), look(5, west, "descending"),
+                                look(13, whole, "ascending")))
+    (sheet,) = sheets(shapely.box(2.99, 50.8, 3.09, 50.803), 10)
+    rows = plan([sheet], 64, {"s1": radar}, toy_card(CROPLAND), parse_period("2023-05", 12), ())
+    made = SimpleNamespace(rows=rows, items={"s1": radar})
+    records = [TileRecord(sheet.name, row.tile.name, "mapped", "s1", "", 1) for row in rows]
+    seen = [record.orbits for record in with_orbits(made, records)]
+    assert seen[0] == {"ascending": 2, "descending": 1}
+    assert seen[-1] == {"ascending": 2}
 
 
 def test_a_run_is_not_resumed_as_another_one(

@@ -20,7 +20,7 @@ from pipeline.data.load import load_cube, open_scenes
 from pipeline.data.search import search, to_item
 from pipeline.infer.orbits import orbits_of
 from pipeline.prep.masks import SCL_VEGETATION
-from pipeline.prep.radiometry import DARK_VEGETATION, offset_doubt
+from pipeline.prep.radiometry import DARK_VEGETATION, offset_doubt, to_physical
 from pipeline.spec.errors import DataTrouble
 from pipeline.spec.grid import sheets, window
 from pipeline.spec.source import OffsetRule, Source
@@ -137,6 +137,20 @@ def test_zeros_at_the_border_of_radar_are_gaps(tmp_path: Path) -> None:
     scene = open_scenes(ItemSet("s1", "c", (item,)), grid, ("vv",)).compute()["value"].values[0, 0]
     np.testing.assert_allclose(scene, [[np.nan, np.nan, np.nan, -10],
                                        [np.nan, np.nan, -60, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "wanted"), [
+    ("linear", [np.nan, np.nan]),  # power below zero: noise that was subtracted
+    ("reflectance", [-0.0005, -0.002]),  # dark water after atmospheric correction
+    ("dB", [10 ** -0.5, 10 ** -2]),
+])
+def test_the_unit_is_the_tables_and_not_guessed_from_the_numbers(
+    unit: str, wanted: list[float]
+) -> None:
+    """An image of negatives only looks like decibels, whatever it is."""
+    row = Source("t/t", "s1", "t", {}, unit, "sigma0", 0, 1e-4 if unit == "reflectance" else 1.0)
+    got = to_physical(np.array([-5, -20], np.int32), row, row.scale, row.offset)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
 def test_nodata_is_the_tables_where_the_file_is_silent(tmp_path: Path) -> None:

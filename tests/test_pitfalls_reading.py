@@ -17,11 +17,15 @@ import pytest
 import rasterio
 import rasterio.env
 import shapely
+from affine import Affine
+from pyproj import Transformer
+from rasterio.control import GroundControlPoint
 
 from pipeline.data import load, rasters
 from pipeline.data.aoi import read_aoi
-from pipeline.data.items import ItemSet
+from pipeline.data.items import ItemSet, footprint
 from pipeline.data.load import load_cube, open_composite
+from pipeline.data.reader import centres
 from pipeline.data.search import search, to_item
 from pipeline.data.stacks import crs_of, open_stacks
 from pipeline.infer.lanes import Lanes
@@ -29,6 +33,7 @@ from pipeline.infer.predict import Predictor
 from pipeline.infer.run import Reader, run_tiles
 from pipeline.infer.store import RunStore
 from pipeline.mapping import make_request, plan_map
+from pipeline.spec.errors import DataTrouble
 from pipeline.spec.grid import sheets
 from pipeline.spec.layers import layers_of
 from pipeline.spec.timeline import parse_period
@@ -60,14 +65,18 @@ def test_maps_are_read_without_stackstac(
     monkeypatch.setattr("pipeline.data.load_stackstac.stackstac.stack", gone)
     grid = sheets(area, 10)[0].geobox
     assert load_cube(found, grid, ("vv",), SPRING).count.any()
+    assert open_composite(found, grid, ("vv",), SPRING)["count"].any().compute()
     with pytest.raises(AssertionError, match="stackstac was used"):
         open_composite(found, grid, ("vv",), SPRING, loader="stackstac")
 
 
+@pytest.mark.parametrize(("sensor", "band"), [("s1", "vv"), ("l8", "red")])
 def test_the_loaders_settings_go_wherever_a_file_is_read(
-    found: ItemSet, area: shapely.Geometry, monkeypatch: pytest.MonkeyPatch
+    region: Path, area: shapely.Geometry, monkeypatch: pytest.MonkeyPatch, sensor: str, band: str
 ) -> None:
-    """In every reading thread, and in a graph that was sent to another process."""
+    """In every reading thread, of quality bands, too, and in a graph that was sent to another
+    process."""
+    found = search(str(region / "catalog.json"), sensor, area, SPRING)
     seen: list[tuple[int, dict]] = []
 
     def watched(*args: object, **options: object) -> rasterio.DatasetReader:
@@ -76,10 +85,10 @@ def test_the_loaders_settings_go_wherever_a_file_is_read(
 
     opened = rasterio.open
     grid = sheets(area, 10)[0].geobox
-    lazy = open_composite(found, grid, ("vv",), SPRING)["value"].data
+    lazy = open_composite(found, grid, (band,), SPRING)["value"].data
     sent = pickle.loads(cloudpickle.dumps(lazy))
     monkeypatch.setattr(rasters.rasterio, "open", watched)
-    here = load_cube(found, grid, ("vv",), SPRING, num_workers=3).x
+    here = load_cube(found, grid, (band,), SPRING, num_workers=3).x
     np.testing.assert_array_equal(sent.compute(scheduler="synchronous"), here)
     assert len(seen) >= 4
     assert threading.get_ident() in {thread for thread, _ in seen}
@@ -122,6 +131,49 @@ def test_only_the_files_themselves_are_asked_for_and_seldom(
     assert set(paths) <= wanted
     assert paths
     assert max(paths.count(path) for path in paths) <= 2
+
+
+# --- grids that cannot be mapped from by rows and columns
+
+
+@pytest.mark.parametrize("transform", [
+    Affine(10, 3, 740000, 0, -10, 4865000), Affine(10, 0, 740000, 3, -10, 4865000),
+    Affine.translation(740000, 4865000) @ Affine.rotation(12) @ Affine.scale(10, -10), None,
+], ids=["sheared eastwards", "sheared northwards", "rotated", "ground control points"])
+def test_images_in_slant_or_sheared_geometry_are_refused(
+    found: ItemSet, area: shapely.Geometry, tmp_path: Path, transform: Affine | None
+) -> None:
+    """Rows and columns of raw radar follow its orbit: a grid invented for them is a mile off."""
+    path = tmp_path / "raw.tif"
+    points = [GroundControlPoint(r, c, 6.0 + c / 1e3, 44.0 - r / 1e3)
+              for r in (0, 9) for c in (0, 9)]
+    how = {"transform": transform} if transform else {"gcps": points}
+    with rasterio.open(path, "w", driver="GTiff", width=9, height=9, count=1, dtype="float32",
+                       crs="EPSG:32631", **how) as file:
+        file.write(np.ones((9, 9), np.float32), 1)
+    one = found.items[0].clone()
+    one.assets["vv"].href = str(path)
+    with pytest.raises(DataTrouble, match=r"raw\.tif.*not on a north-up grid of a known CRS"):
+        load_cube(dataclasses.replace(found, items=(one,)), sheets(area, 10)[0].geobox, ("vv",),
+                  SPRING)
+
+
+# --- windows
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32632", "EPSG:4326"])
+def test_where_a_pixel_is_looked_for_does_not_depend_on_the_window(crs: str) -> None:
+    """A warper's approximation is half a pixel off in the middle of a window as wide as a tile,
+    and in another place for each tiling."""
+    whole = sheets(shapely.box(5.8, 43.5, 6.0, 43.7), 10)[0].geobox[:1200, :1200]
+    rows, cols = slice(700, 761), slice(33, 500)
+    for got, part in zip(centres(whole[rows, cols], crs), centres(whole, crs), strict=True):
+        np.testing.assert_array_equal(got, part[rows, cols])
+    column, row = 333, 777
+    x, y = whole.affine @ (column + 0.5, row + 0.5)
+    exact = Transformer.from_crs(str(whole.crs), crs, always_xy=True).transform(x, y)
+    assert tuple(part[row, column] for part in centres(whole, crs)) == pytest.approx(exact,
+                                                                                     abs=1e-9)
 
 
 # --- the graphs
@@ -230,3 +282,34 @@ def test_outlines_that_cross_themselves_are_mended(
     (item,) = made.items["s2"].items
     assert shapely.geometry.shape(item.geometry).is_valid
     assert any(row.choices and row.choices[0].items == 1 for row in made.rows)
+
+
+@pytest.mark.parametrize("shape", [
+    shapely.box(501360, 5629040, 502000, 5629680), shapely.box(3, 50, 4, 91), shapely.Polygon(),
+], ids=["metres", "beyond the pole", "empty"])
+def test_outlines_that_are_none_are_left_out(
+    tmp_path: Path, area: shapely.Geometry, shape: shapely.Geometry
+) -> None:
+    """One that is not in degrees reaches around the world, or covers everything."""
+    good = record("good", "2023-04-01T00:00:00Z") | {"geometry": shapely.geometry.mapping(area)}
+    odd = good | {"id": "odd", "geometry": shapely.geometry.mapping(shape)}
+    for raw in (good, odd):
+        (tmp_path / f"{raw['id']}.json").write_text(json.dumps(raw))
+    (tmp_path / "catalog.json").write_text(json.dumps({"type": "Catalog", "id": "c", "links": [
+        {"rel": "item", "href": f"./{name}.json"} for name in ("good", "odd")]}))
+    found = search(str(tmp_path / "catalog.json"), "s2", area, SPRING)
+    assert [item.id for item in found.items] == ["good"]
+    assert [(name, "outline" in why) for name, why in found.skipped] == [("odd", True)]
+
+
+@pytest.mark.parametrize("size", ["INF", "nan", 1e308, "-1e308"])
+@pytest.mark.parametrize("field", ["proj:shape", "proj:transform"])
+def test_sizes_that_no_image_has_are_not_believed(
+    area: shapely.Geometry, size: str | float, field: str
+) -> None:
+    """The item's outline is what is left; numbers that overflow are no warning either."""
+    stated = {"proj:shape": [100, 100], "proj:transform": [10, 0, 740000, 0, -10, 4866000]}
+    stated[field][0] = size
+    raw = record("odd", "2023-04-01T00:00:00Z", **{"proj:code": "EPSG:32631"}, **stated)
+    raw["geometry"] = shapely.geometry.mapping(area)
+    assert footprint(to_item(raw)).equals(area.buffer(0.05))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pyproj.exceptions import CRSError, ProjError
 from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
+from pipeline.data.geopackage import check_geopackage
 from pipeline.data.outline import cut_at_antimeridian, mended, unwrapped
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.grid import NORTH_END, SOUTH_END
@@ -59,20 +60,29 @@ def read_aoi(text: str) -> Aoi:
     if box is not None:
         return Aoi("bbox", _checked(_box(box, text), text))
     path = Path(text)
-    if not path.is_file():
-        raise BadRequest("no such AOI file", got=text,
+    if not _is_file(path):
+        raise BadRequest("no such AOI file", got=text[:200],
                          allowed="a GeoJSON or GeoPackage file, or W,S,E,N in degrees",
                          then="check the path, or try --aoi 5.31,50.62,5.34,50.64")
     if path.suffix.lower() in (".json", ".geojson"):
         shapes, crs, own = _read_geojson(path)
     else:
         shapes, crs, own = _read_vector(path)
-    parts = [_in_degrees(p, crs, text) for shape in shapes for p in _polygons(shape, text)]
+    to_degrees = _to_degrees(crs, text)
+    parts = [_in_degrees(p, to_degrees, text) for shape in shapes for p in _polygons(shape, text)]
     if not parts:
         raise BadRequest("the AOI is empty", got=text, then="draw at least one polygon")
     sound = [mended(unwrapped(part, text), text) for part in parts]
     whole = shapely.union_all([cut_at_antimeridian(part) for part in sound])
     return Aoi(path.stem, _checked(whole, text), _defaults(own, path))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a text that no file can be named by is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _numbers(text: str) -> tuple[float, float, float, float] | None:
@@ -119,7 +129,8 @@ def _read_geojson(path: Path) -> tuple[list[BaseGeometry | None], CRS, dict[str,
                          allowed="Feature, FeatureCollection or a geometry")
     try:
         shapes = [_shape(feature["geometry"]) for feature in features]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ShapelyError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
+            RecursionError, ShapelyError) as error:
         raise BadRequest("a geometry of the AOI is malformed", got=f"{path}: {error}",
                          then="export it again as GeoJSON") from None
     own: dict[str, Any] = {}
@@ -155,6 +166,7 @@ def _declared_crs(raw: Mapping[str, Any], path: Path) -> CRS:
 
 
 def _read_vector(path: Path) -> tuple[list[BaseGeometry | None], CRS, dict[str, Any]]:
+    check_geopackage(path)
     try:
         layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
         if len(layers) > 1:
@@ -189,18 +201,36 @@ def _polygons(shape: BaseGeometry | None, text: str) -> Iterator[BaseGeometry]:
                              then="draw the outline of the area, or buffer points and lines")
 
 
-def _in_degrees(polygon: BaseGeometry, crs: CRS, text: str) -> BaseGeometry:
+Transform = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def _to_degrees(crs: CRS, text: str) -> Transform | None:
+    """What brings coordinates of a CRS to EPSG:4326, longitude first; None where they are there."""
+    if crs.equals(CRS.from_epsg(4326), ignore_axis_order=True):
+        return None
+    try:
+        if not (crs.is_geographic or crs.is_projected):
+            raise CRSError(f"{crs.name} does not say where on the ground")
+        return Transformer.from_crs(crs, 4326, always_xy=True).transform
+    except (ProjError, CRSError) as error:
+        raise _not_brought(text, error) from None
+
+
+def _not_brought(text: str, error: Exception) -> BadRequest:
+    return BadRequest("the AOI cannot be brought to degrees", got=f"{text}: {error}",
+                      then="save it again in WGS 84 (EPSG:4326)")
+
+
+def _in_degrees(polygon: BaseGeometry, to_degrees: Transform | None, text: str) -> BaseGeometry:
     """The polygon in EPSG:4326, longitude first; refused when the numbers cannot be degrees."""
-    if not crs.equals(CRS.from_epsg(4326), ignore_axis_order=True):
+    if to_degrees is not None:
         west, south, east, north = polygon.bounds
         step = max(east - west, north - south) / _DENSIFY
         dense = shapely.segmentize(polygon, step) if step > 0 else polygon
         try:
-            to_degrees = Transformer.from_crs(crs, 4326, always_xy=True).transform
             polygon = shapely.transform(dense, to_degrees, interleaved=False)
         except (ProjError, pyproj.exceptions.GeodError) as error:
-            raise BadRequest("the AOI cannot be brought to degrees", got=f"{text}: {error}",
-                             then="save it again in WGS 84 (EPSG:4326)") from None
+            raise _not_brought(text, error) from None
     west, south, east, north = polygon.bounds
     finite = np.isfinite(shapely.get_coordinates(polygon)).all()
     if not (finite and -360 <= west <= east <= 360 and -90 <= south <= north <= 90):
@@ -228,8 +258,9 @@ def _defaults(own: Mapping[str, Any], path: Path) -> dict[str, str]:
         value = own.get(key)
         if value is None or value == "":
             continue
-        if not isinstance(value, str):
-            raise BadRequest(f"the AOI's property {key} is not text", got=f"{path}: {value!r}",
+        if not (isinstance(value, str) and value.isprintable()):
+            raise BadRequest(f"the AOI's property {key} is not text of one line",
+                             got=f"{path}: {value!a}",
                              then="correct or remove it")
         if key in _PATH_KEYS:
             beside = path.parent / value

@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
+from pipeline.data.geopackage import check_geopackage
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
 from pipeline.data.place_columns import PREFIX
@@ -114,6 +115,8 @@ def read_points(
 
 def _read_frame(path: str | Path) -> gpd.GeoDataFrame:
     """The file's points, in whatever CRS it states."""
+    if Path(path).suffix.lower() == ".gpkg":
+        check_geopackage(Path(path))
     try:
         frame = gpd.read_file(path)
     except Exception as error:  # the readers behind geopandas share no base class

@@ -188,9 +188,10 @@ def _grid_outline(item: pystac.Item) -> BaseGeometry | None:
             return None
         # an edge that is straight in metres is curved in degrees: nine points a side
         edge = np.linspace(0, 1, 9)
-        col = width * np.concatenate([edge, np.ones(9), edge[::-1], np.zeros(9)])
-        row = height * np.concatenate([np.zeros(9), edge, np.ones(9), edge[::-1]])
-        lon, lat = to_lonlat.transform(a * col + b * row + c, d * col + e * row + f)
+        with np.errstate(all="ignore"):  # what is too large for a float, or none, is refused below
+            col = width * np.concatenate([edge, np.ones(9), edge[::-1], np.zeros(9)])
+            row = height * np.concatenate([np.zeros(9), edge, np.ones(9), edge[::-1]])
+            lon, lat = to_lonlat.transform(a * col + b * row + c, d * col + e * row + f)
         if not (np.abs(lon) <= 360).all() or not (np.abs(lat) <= 90).all() or np.ptp(lon) >= 180:
             return None
         outline = shapely.Polygon(np.column_stack([lon, lat]))

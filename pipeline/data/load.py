@@ -11,6 +11,7 @@ import odc.geo.xr
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from pipeline.data.hrefs import is_remote
 from pipeline.data.items import ItemSet, when
 from pipeline.data.recipe import Recipe
 from pipeline.data.stacks import Images, Loader, Stack, images_of, open_stacks
@@ -86,22 +87,31 @@ def load_cube(
     composited, and decoded blocks are held for the tile's neighbours.
 
     Args:
-        num_workers: reading threads; more than cores, because they wait for the network.
+        num_workers: reading threads; by default one a core for files on disk (more would wait for
+            each other), and more for the web, which is waited for.
         composited: is told the processor seconds of each composite, by the thread that made it.
 
     Raises:
         DataTrouble: an asset cannot be read; the message names the item and the file.
     """
     chosen, names = items.usable(bands), tuple(bands)
-    recipe = recipe_of(chosen, images_of(chosen, finer(geobox, aggregate), names), timeline,
-                     aggregate)
+    images = images_of(chosen, finer(geobox, aggregate), names)
+    recipe = recipe_of(chosen, images, timeline, aggregate)
     try:
         x, count = read_tile(recipe, geobox, names, max(_CHUNK_READ_PX // aggregate, 1),
-                             num_workers or min(8, 4 * (os.cpu_count() or 1)), composited)
+                             num_workers or _threads(images), composited)
     except MemoryError:
         raise DataTrouble("a tile does not fit into memory", then="try a smaller --tile-size") \
             from None
     return Cube(items.sensor, names, timeline, geobox, x, count)
+
+
+def _threads(images: Sequence[Images]) -> int:
+    """How many read at once, if nobody says."""
+    cores = os.cpu_count() or 1
+    away = any(is_remote(file.href) for group in images
+               for files in group.files.values() for file in files)
+    return min(8, 4 * cores) if away else cores
 
 
 def open_scenes(

@@ -11,6 +11,11 @@ from pipeline.spec.errors import BadRequest
 
 # Mending may change the area by this share; more, and the outline does not say what was meant.
 _MENDED_SHARE = 0.01
+# Looking for flaws and repairing them take time and memory by the number of crossings: a flawed
+# outline has a few, a scribble of 10 000 vertices has ten million.
+MAX_CROSSINGS = 100_000
+_SAMPLED = 500  # edges
+_FEW = 10  # crossings of sampled edges that may be chance
 
 
 def unwrapped(polygon: BaseGeometry, text: str) -> BaseGeometry:
@@ -52,6 +57,9 @@ def mended(polygon: BaseGeometry, text: str) -> BaseGeometry:
     Raises:
         BadRequest: the outline crosses itself, or encloses nothing.
     """
+    if _crossings(polygon) > MAX_CROSSINGS:
+        raise BadRequest("the AOI's outline crosses itself everywhere", got=text,
+                         then="draw it anew")
     if polygon.is_valid:
         return polygon
     parts = shapely.get_parts(shapely.make_valid(polygon))
@@ -64,6 +72,15 @@ def mended(polygon: BaseGeometry, text: str) -> BaseGeometry:
             then="mend it (QGIS: Fix geometries; or shapely's buffer(0)) and look at the result",
         )
     return area
+
+
+def _crossings(polygon: BaseGeometry) -> float:
+    """How often edges cross edges, about: counted among evenly spaced ones where there are many."""
+    rings = [shapely.get_coordinates(r) for r in (polygon.exterior, *polygon.interiors)]
+    ends = np.concatenate([np.stack([xy[:-1], xy[1:]], 1) for xy in rings])
+    some = shapely.linestrings(ends[:: -(-len(ends) // _SAMPLED)])
+    found = shapely.STRtree(some).query(some, predicate="crosses").shape[1] / 2
+    return found * (len(ends) / len(some)) ** 2 if found > _FEW else 0.0
 
 
 def cut_at_antimeridian(area: BaseGeometry) -> BaseGeometry:
