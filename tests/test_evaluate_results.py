@@ -13,12 +13,14 @@ from tests.support.evaluation import fake_cell, toy_campaign, toy_table
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Two made-up evaluations: values with a learning curve, classes."""
+    """Two made-up evaluations: values, and classes where some samples have no label."""
     found = {}
     for kind in ("lfmc", "cropland"):
-        folder = tmp_path_factory.mktemp(kind)
+        folder, table = tmp_path_factory.mktemp(kind), toy_table(kind)
+        if kind == "cropland":
+            table.target[-10:] = -1
         campaign = toy_campaign(folder / "cells", "mmgf,individual,mdico,dml,anysat,extra-trees",
-                                table=toy_table(kind), shares=(0.5, 1.0))
+                                table=table, shares=(0.5, 1.0))
         outcome = run(campaign, train=fake_cell)
         found[kind] = folder, write_results(
             folder, campaign, outcome, title=f"Toy {kind}", against=("individual", "extra-trees"),

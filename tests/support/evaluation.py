@@ -55,7 +55,7 @@ def fake_cell(table: Table, split: Split, row: Row, *, features: bool = False) -
     sensors = ("all",) if row.method in ("mmgf", "inputfu") else table.sensors
     found = {}
     for sensor in sensors:
-        rows = np.flatnonzero(split.test & (table.primary if sensor == "all"
+        rows = np.flatnonzero(split.test & (table.known if sensor == "all"
                                             else table.scored(sensor)))
         y = table.target[rows]
         if table.task.kind == "regression":

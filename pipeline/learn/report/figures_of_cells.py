@@ -148,9 +148,10 @@ def _shades(task: Task, target: np.ndarray):
     """Arguments of ``scatter`` for rows, and legend entries of the classes."""
     if task.kind != "classification":
         value = target.sum(1) if task.kind == "multilabel" else target
-        low, high = np.quantile(value, [0.02, 0.98])
+        low, high = np.nanquantile(value, [0.02, 0.98])
         return lambda rows: {"c": value[rows], "cmap": "viridis", "vmin": low, "vmax": high}, []
-    common = np.argsort(-np.bincount(target, minlength=len(task.classes)))[:_MOST_CLASSES]
+    known = target[target >= 0]  # samples without a label are learnt from, and never shown
+    common = np.argsort(-np.bincount(known, minlength=len(task.classes)))[:_MOST_CLASSES]
     own = dict(zip(common.tolist(), COLOURS, strict=False))
     names = [shorten(task.classes[k].name, 24, placeholder=" ...") for k in own]
     entries = [Line2D([], [], ls="", marker="o", ms=5, color=c, label=name)
