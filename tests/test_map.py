@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -309,14 +310,30 @@ def test_missing_assets_are_left_out_with_a_reason(run, region, tmp_path, capsys
                for name, why in report["items"]["s1"]["skipped"])
 
 
+# The command, with a pause after each tile: it must not be done before it is interrupted.
+SLOWLY = """
+import sys, time
+from pipeline import cli
+from pipeline.infer.store import RunStore
+from pipeline.map import command
+
+def log(self, record, plain=RunStore.log):
+    plain(self, record)
+    time.sleep(2)
+
+RunStore.log = log
+sys.exit(cli.run(command, sys.argv[1:]))
+"""
+
+
 def test_ctrl_c_keeps_what_is_finished(region, region_aoi, untrained, run, tmp_path) -> None:
-    argv = [sys.executable, "-m", "pipeline.map", "--aoi", region_aoi, "--sensor", "s1",
+    argv = [sys.executable, "-c", SLOWLY, "--aoi", region_aoi, "--sensor", "s1",
             "--period", PERIOD, "--catalog", str(region / "catalog.json"), "--checkpoint",
             str(untrained["cropland"]), "--out", str(tmp_path / "out"), "--tile-size", "16"]
     process = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     log = tmp_path / "out" / STATE / "tiles.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 2):
-        pass
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == cli.INTERRUPTED
