@@ -32,6 +32,7 @@ PITFALLS: dict[str, Row] = {
     )),
     "2": Row("pixels that depend on chunks; silent float64; memory without bound", (
         "test_load.py::test_chunks_do_not_matter",
+        "test_load_blocks.py::test_a_chunk_of_one_value_is_no_gap",
         "test_tiling.py::test_a_pixel_is_the_same_in_any_area_and_tiling",
         "test_pitfalls_reading.py::"
         "test_where_a_pixel_is_looked_for_does_not_depend_on_the_window",

@@ -15,7 +15,7 @@ from pipeline.learn.members import train_row
 from pipeline.learn.recipe import parse_row
 from pipeline.learn.table import stack, tensors
 from pipeline.spec.tasks import task
-from tests.test_learn import CROPLAND, LFMC, simulate, table_of
+from tests.support.samples import CROPLAND, LFMC, simulate, table_of
 
 torch.set_num_threads(1)
 

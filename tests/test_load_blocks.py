@@ -161,6 +161,19 @@ def test_each_block_is_decoded_once_for_all_tiles(
         np.testing.assert_array_equal(part.x, alone["value"].values)
 
 
+@pytest.mark.parametrize("read", ["tile", "lazy"])
+def test_a_chunk_of_one_value_is_no_gap(tmp_path: Path, read: str) -> None:
+    """Water, snow, a lake of salt: nothing varies, and everything was seen."""
+    items, grid = scenes(tmp_path, "s2", dates=1), grid_of(0, 0, SIDE)
+    write(tmp_path / "s2-0-B04.tif", np.full((SIDE, SIDE), 1000, np.uint16))
+    write(tmp_path / "s2-0-SCL.tif", np.full((SIDE // 2, SIDE // 2), 6, np.uint8), 20)
+    x = (load_cube(items, grid, ("B04",), SPRING).x if read == "tile" else
+         open_composite(items, grid, ("B04",), SPRING).compute()["value"].values)
+    seen = x[np.isfinite(x)]
+    assert seen.size == SIDE**2  # one of the two months has an image
+    np.testing.assert_allclose(seen, 0.1, rtol=1e-6)
+
+
 def test_strips_are_held_in_larger_pieces(tmp_path: Path, decoded: collections.Counter) -> None:
     items = scenes(tmp_path, "s1", tiled=False, blockysize=1)
     with rasterio.open(items.items[0].assets["vv"].href) as file:

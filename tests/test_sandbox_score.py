@@ -60,6 +60,7 @@ def test_a_map_equal_to_the_truth_scores_one_and_flipped_pixels_count(
     assert found.pixels == 2 * 39 * 50
     assert found.share == 1
     assert found.metrics["accuracy"] == pytest.approx(1 - 500 / 3900)
+    assert found.right == found.metrics["accuracy"]  # nothing tells a gap from the outside
     assert 0.7 < found.metrics["f1"] < 1
     assert found.unseen != found.metrics
     assert (found.confidence, found.bins, found.quality) == ({}, [], {})  # only map.tif is there
@@ -106,6 +107,8 @@ def test_the_stated_confidence_is_held_against_the_truth(region: Path, tmp_path:
     assert found.confidence["ece"] == pytest.approx((1000 * 0.02 + 950 * 0.01) / 1950)
     assert found.confidence["stated"] == pytest.approx((1000 * 0.52 + 950 * 0.99) / 1950)
     assert [(round(c, 4), a, n) for c, a, n in found.bins] == [(0.52, 0.5, 1000), (0.99, 1, 950)]
+    assert found.right == 1450 / 2000  # the last row is a gap of the area
+    assert "right: 72.5% of the area" in str(found)
     assert list(found.quality) == ["good", "low confidence"]
     assert found.quality["good"]["accuracy"] == 1
     assert found.quality["low confidence"]["accuracy"] == 0.5

@@ -29,8 +29,8 @@ from pipeline.spec.card import SensorCard
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.tasks import task
 from tests.support.evaluation import toy_table
+from tests.support.samples import TINY, simulate, table_of
 from tests.support.toy import untrained
-from tests.test_learn import TINY, simulate, table_of
 
 torch.set_num_threads(1)
 SHORT = Lesson(views=20, epochs=6, batch=128)

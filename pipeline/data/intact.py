@@ -25,8 +25,8 @@ def check_blocks(file: rasterio.DatasetReader, window: Window, pixels: np.ndarra
                  ) -> None:
     """Compare decoded blocks with their checksums.
 
-    Pixels are packed again as far as the sum needs it, which takes an eighth to a quarter of the
-    time of unpacking; only a block that they do not tell all of is unpacked a second time.
+    Pixels are packed again as far as the sum needs it, which is far less work than unpacking; only
+    a block that they do not tell all of is unpacked a second time.
 
     Args:
         file: opened, perhaps at an overview.

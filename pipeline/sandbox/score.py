@@ -13,7 +13,7 @@ from affine import Affine
 
 from pipeline.sandbox.geo import transformer
 from pipeline.spec.errors import BadRequest, DataTrouble
-from pipeline.spec.layers import quality_layer
+from pipeline.spec.layers import NO_QUALITY, quality_layer
 from pipeline.spec.reliability import Reliability
 from pipeline.spec.tasks import TASKS
 
@@ -30,6 +30,8 @@ class Score:
         share: ``pixels`` over all pixels that have a value in the map.
         metrics: over these pixels; classes: ``accuracy``, ``f1`` (of cropland); values: ``r2``,
             ``rmse``, ``bias`` in the task's unit.
+        right: of classes the share of the area (by ``quality.tif``; else of the mapped) that is
+            mapped, and rightly: gaps count as wrong. NaN of values.
         unseen: the same without the pixels that hold a labelled point.
         confidence: whether ``confidence.tif`` means something, where the maps have one: classes:
             ``ece`` and the ``stated`` mean probability beside the accuracy; values: ``coverage``,
@@ -45,6 +47,7 @@ class Score:
     pixels: int
     share: float
     metrics: dict[str, float]
+    right: float
     unseen: dict[str, float]
     confidence: dict[str, float]
     bins: list[tuple[float, float, int]]
@@ -56,6 +59,8 @@ class Score:
 
         lines = [f"{self.task} {self.month}: {words(self.metrics)} over {self.pixels} pixels "
                  f"({self.share:.1%} of the mapped); without labelled pixels {words(self.unseen)}"]
+        if math.isfinite(self.right):
+            lines.append(f"  right: {self.right:.1%} of the area, gaps counted as wrong")
         if self.confidence:
             lines.append(f"  confidence: {words(self.confidence)}")
         lines += [f"  {name}: {words(metrics)}" for name, metrics in self.quality.items()]
@@ -84,16 +89,16 @@ def score(maps: Path, sandbox: Path) -> list[Score]:
                    if not any(part.startswith(".") for part in p.relative_to(maps).parts))
     if not files:
         raise BadRequest("no map.tif below that folder", got=str(maps))
-    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    found: dict[tuple[str, str], list[tuple[np.ndarray, int]]] = {}
     for path in files:
-        key, columns = _compare(path, truth)
-        found.setdefault(key, []).append(columns)
+        key, columns, gaps = _compare(path, truth)
+        found.setdefault(key, []).append((columns, gaps))
     return [_score(*key, parts) for key, parts in sorted(found.items())]
 
 
-def _compare(path: Path, truth: Path) -> tuple[tuple[str, str], np.ndarray]:
-    """Task and month, and [5, N] of the mapped pixels: map, truth, holds a labelled point,
-    confidence, quality (both NaN where the map has no such file)."""
+def _compare(path: Path, truth: Path) -> tuple[tuple[str, str], np.ndarray, int]:
+    """Task and month; [5, N] of the mapped pixels: map, truth, holds a labelled point, confidence,
+    quality (both NaN where the map has no such file); and the area's gaps that have a truth."""
     with rasterio.open(path) as file:
         tags, codes, at, crs = file.tags(), file.read(1), file.transform, file.crs
         nodata, scale = file.nodata, file.scales[0]
@@ -112,16 +117,18 @@ def _compare(path: Path, truth: Path) -> tuple[tuple[str, str], np.ndarray]:
     seen = np.zeros(codes.shape, bool)
     seen[_labelled(truth / f"points_{task}.geojson", crs.to_epsg(), at, codes.shape)] = True
     beside = (_beside(path, name, mapped) for name in ("confidence", "quality"))
-    return (task, month), np.stack([codes[mapped] * scale, mean[mapped], seen[mapped], *beside])
+    columns = np.stack([codes[mapped] * scale, mean[mapped], seen[mapped], *beside])
+    return (task, month), columns, int((_beside(path, "quality", ~mapped & np.isfinite(mean))
+                                        == NO_QUALITY).sum())
 
 
-def _beside(path: Path, name: str, mapped: np.ndarray) -> np.ndarray:
-    """(N,) values of another layer of the same map at its mapped pixels."""
+def _beside(path: Path, name: str, where: np.ndarray) -> np.ndarray:
+    """(N,) values of another layer of the same map at some pixels."""
     other = path.with_name(f"{name}.tif")
     if not other.is_file():
-        return np.full(int(mapped.sum()), np.nan)
+        return np.full(int(where.sum()), np.nan)
     with rasterio.open(other) as file:
-        return file.read(1)[mapped] * file.scales[0]
+        return file.read(1)[where] * file.scales[0]
 
 
 def average_on(source: Path, at: Affine, shape: tuple[int, int]) -> np.ndarray:
@@ -161,8 +168,8 @@ def _labelled(points: Path, epsg: int, at: Affine, shape: tuple[int, int]
     return rows[inside].astype(int), cols[inside].astype(int)
 
 
-def _score(task: str, month: str, parts: list[np.ndarray]) -> Score:
-    columns = np.concatenate(parts, axis=1)
+def _score(task: str, month: str, parts: list[tuple[np.ndarray, int]]) -> Score:
+    columns = np.concatenate([part for part, _ in parts], axis=1)
     scored = np.isfinite(columns[1])
     share = float(scored.mean()) if scored.size else math.nan
     value, true, seen, sure, quality = columns[:, scored]
@@ -186,7 +193,9 @@ def _score(task: str, month: str, parts: list[np.ndarray]) -> Score:
                 "share": float(mine.mean()), **judge(value[mine], true[mine]),
                 **({} if classes else _coverage(value[mine], true[mine], sure[mine])),
             }
-    return Score(task, month, len(parts), value.size, share, judge(value, true),
+    area = value.size + sum(gaps for _, gaps in parts)
+    right = float((value == true).sum() / area) if classes and area else math.nan
+    return Score(task, month, len(parts), value.size, share, judge(value, true), right,
                  judge(value[seen == 0], true[seen == 0]), confidence, bins, by_quality)
 
 
