@@ -20,6 +20,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
+from pipeline.data.handles import OpenFiles, most_open
 from pipeline.data.intact import Raw, check_blocks
 
 T = TypeVar("T")
@@ -70,6 +71,9 @@ class BlockStore:
 
     Args:
         limit: bytes of pixels held.
+
+    Attributes:
+        files: of this machine, left open for their next blocks.
     """
 
     def __init__(self, limit: int) -> None:
@@ -77,6 +81,7 @@ class BlockStore:
         self._blocks: OrderedDict[Hashable, np.ndarray] = OrderedDict()
         self._headers: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
+        self.files = OpenFiles(most_open())
         # of two threads that need one file the second finds what the first has decoded
         self._of_file = [threading.Lock() for _ in range(_LOCKS)]
 
@@ -123,6 +128,7 @@ class BlockStore:
             self._blocks.clear()
             self._headers.clear()
             self._bytes = 0
+        self.files.clear()
 
 
 @dataclass(frozen=True)

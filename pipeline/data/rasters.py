@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import rasterio
 
 from pipeline.data.blocks import BlockStore, HeldFile
+from pipeline.data.handles import OpenFiles
 from pipeline.data.hrefs import is_url, shown
 from pipeline.data.intact import Raw
 from pipeline.data.remote import Changed, RemoteFile, Unreadable
@@ -31,6 +32,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     "USE_RRD": "NO",
     # a block that cannot be decoded is an error
     "GTIFF_IGNORE_READ_ERRORS": "NO",
+    # bytes of decoded blocks that GDAL holds of open files: we hold them ourselves (data.blocks)
+    "GDAL_CACHEMAX": 64 << 20,
     # buckets (s3, gs, az) are read by GDAL itself: the header in one request, neighbouring blocks
     # in one request, several over one connection
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
@@ -112,10 +115,13 @@ def read_image(
             if is_url(target := signed(image.href, image.signer)):
                 remote = RemoteFile(image.href, image.signer, image.trusted)
                 target = "image.tif"  # a name for GDAL, which knows neither address nor token
-            with ExitStack() as opened:
+            key = _key(image, remote) if store else None
+            # what GDAL reads from the web through us is bound to this one reading
+            files = store.files if store and key is not None and remote is None else None
+            with ExitStack() as until:
                 made = action(HeldFile(
-                    cache(partial(_open, image, target, remote, opened)), partial(_sound, remote),
-                    _raw(image, remote, opened), store, _key(image, remote) if store else None,
+                    cache(partial(_opened, image, target, remote, until, files, key)),
+                    partial(_sound, remote), _raw(image, remote, until), store, key,
                     together=remote is not None))
             _sound(remote)
             return made
@@ -129,21 +135,34 @@ def read_image(
     raise image.trouble(reason_of(failure)) from None
 
 
-def _open(
-    image: ImageFile, target: str, remote: RemoteFile | None, opened: ExitStack, level: int | None
+def _opened(
+    image: ImageFile, target: str, remote: RemoteFile | None, until: ExitStack,
+    files: OpenFiles | None, key: Hashable, level: int | None,
 ) -> rasterio.DatasetReader:
-    """The opened file, or an overview of it, checked."""
+    """The opened file, or an overview of it, until a stack is left."""
+    opened = partial(_open, image, target, remote, level)
+    return until.enter_context(opened()) if files is None else files.lend(
+        (key, level), until, opened)
+
+
+def _open(
+    image: ImageFile, target: str, remote: RemoteFile | None, level: int | None
+) -> rasterio.DatasetReader:
+    """The file, or an overview of it, checked."""
     _check_sum(image, remote)
     options = {} if level is None else {"overview_level": level}
-    file = opened.enter_context(rasterio.open(
-        target, opener=remote, sharing=False,
-        driver="GTiff",  # a VRT of that name could name any file of this machine
-        **options))
-    _check(file)
+    file = rasterio.open(target, opener=remote, sharing=False,
+                         driver="GTiff",  # a VRT of that name could name any file of this machine
+                         **options)
+    try:
+        _check(file)
+    except Unreadable:
+        file.close()
+        raise
     return file
 
 
-def _raw(image: ImageFile, remote: RemoteFile | None, opened: ExitStack) -> Raw | None:
+def _raw(image: ImageFile, remote: RemoteFile | None, until: ExitStack) -> Raw | None:
     """The file's bytes, as GDAL had them; None where GDAL fetches them itself (buckets)."""
     if remote is not None:
         return remote.get
@@ -152,7 +171,7 @@ def _raw(image: ImageFile, remote: RemoteFile | None, opened: ExitStack) -> Raw 
 
     @cache
     def file() -> int:
-        return opened.enter_context(path.open("rb")).fileno()
+        return until.enter_context(path.open("rb")).fileno()
 
     return lambda first, size: os.pread(file(), size, first)
 

@@ -44,10 +44,6 @@ class Feed:
         self.batch, self.slots = BATCH, list[_Slot]()
         if device.type == "cuda":
             self._fit(largest(_LEAST, lambda _: _gpu_batch(branch, shape, device))[1])
-        else:
-            # 24 MB, freed at once: from then on glibc keeps blocks of up to that size for the next
-            # batch. Fresh pages from the system took a quarter of the time.
-            torch.empty(6 << 20)
 
     @property
     def block(self) -> int:

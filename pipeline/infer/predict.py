@@ -14,6 +14,7 @@ from models.domain import PREFIX, Domain
 from models.engine import branch_of, known
 from models.kernels import Precision, fastest
 from pipeline.infer.feed import Feed
+from pipeline.infer.memory import keep_freed
 from pipeline.prep.features import cube_planes, input_planes
 from pipeline.prep.place import place_rows
 from pipeline.spec.card import CheckpointCard
@@ -67,6 +68,7 @@ class Predictor:
         self, task: Task, card: CheckpointCard, arrays: Mapping[str, np.ndarray], device: str,
         speed: Speed = "exact",
     ) -> None:
+        keep_freed()
         self.task, self.card, self.device = task, card, pick_device(device)
         self.rules = QualityRules.of(task, card)
         state = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}

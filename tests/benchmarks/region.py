@@ -53,7 +53,7 @@ def make(folder: Path, repeat: int = REPEAT) -> Path:
         collection["links"] = [k for k in collection["links"] if k["rel"] != "item"] + links
         collection["extent"]["spatial"]["bbox"] = [item["bbox"]]
         (out / name / "collection.json").write_text(json.dumps(collection))
-    (out / "aoi.geojson").write_text(json.dumps(_area(item)))
+    (out / "aoi.geojson").write_text(json.dumps(area_of(item)))
     catalog = json.loads((base / "catalog.json").read_text())
     catalog["links"] = [k for k in catalog["links"] if k["rel"] != "child"
                         or k["href"].split("/")[1] in SENSORS]
@@ -72,7 +72,14 @@ def _repeated(item: dict[str, Any], source: Path, out: Path, n: int) -> dict[str
         write_cog(folder / asset["href"], pixels, transform, crs, nodata)
         asset |= {"proj:shape": list(pixels.shape), "proj:transform": list(transform)[:6]}
         asset.pop("proj:bbox", None)
-    grid = GeoBox(pixels.shape, Affine(*transform[:6]), crs.to_string())
+    return on_grid(item, pixels.shape, Affine(*transform[:6]), crs.to_string(), folder)
+
+
+def on_grid(
+    item: dict[str, Any], shape: tuple[int, int], transform: Affine, crs: str, folder: Path
+) -> dict[str, Any]:
+    """Say in an item's page, and write it there, that its images have another grid."""
+    grid = GeoBox(shape, transform, crs)
     outline = footprint(grid)
     item |= {"geometry": shapely.geometry.mapping(outline), "bbox": list(outline.bounds)}
     item["properties"] |= {k: v for k, v in (("proj:shape", list(grid.shape)),
@@ -99,7 +106,7 @@ def part(region: Path, side: int) -> dict[str, Any]:
     return _feature(x - half, y - half, x + half, y + half)
 
 
-def _area(item: dict[str, Any]) -> dict[str, Any]:
+def area_of(item: dict[str, Any]) -> dict[str, Any]:
     """The area: all but a margin of an item's grid."""
     asset = next(iter(item["assets"].values()))
     t, (height, width) = Affine(*asset["proj:transform"]), asset["proj:shape"]
