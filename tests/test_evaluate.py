@@ -309,7 +309,7 @@ def test_the_whole_command(command, tmp_path, capsys):
     answer = json.loads(out)
     assert (code, err) == (0, "")
     assert answer["metric"] == "R2"
-    assert set(answer["scores"]["mdico"]["tempcnn"]) == {"s1", "l8"}
+    assert set(answer["scores"]["mdico"]["tempcnn"]) == {"s1", "l8", "all"}
     assert answer["empty"] == {"dml tempcnn": "needs class probabilities"}
     assert all(Path(p).is_file() for p in answer["files"].values())
     assert "regions held out" in answer["protocol"]

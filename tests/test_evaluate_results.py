@@ -59,7 +59,7 @@ def test_comparisons_are_written_for_every_reference(written):
     table = pd.read_csv(folder / "comparisons.csv")
     assert set(table.against) == {"individual", "extra-trees"}
     mine = table[(table.method == "mdico") & (table.against == "individual")]
-    assert set(mine.sensor) == {"s1", "l8"}
+    assert set(mine.sensor) == {"s1", "l8", "all"}
     assert (mine.folds == 8).all()
     assert mine.p_t.between(0, 1).all()
 

@@ -15,7 +15,7 @@ from pipeline.learn.recipe import parse_row
 from pipeline.learn.reliability import reliability
 from pipeline.learn.report.ceiling import label_noise, own_place
 from pipeline.learn.report.naming import field_title, method_title
-from pipeline.learn.report.scoring import COLUMNS, Done, tidy
+from pipeline.learn.report.scoring import COLUMNS, Done, tidy, together
 from pipeline.learn.report.significance import compare, corrected_t
 from pipeline.learn.report.standings import Standings
 from pipeline.learn.report.tabulate import grid, main_table, measures_table, report, shares_table
@@ -73,6 +73,34 @@ def test_degenerate_comparisons():
     assert corrected_t(np.array([0.5, 0.5]), 0.1) == 0.0  # no spread at all
     assert math.isnan(compare(same[:1], same[:1] + 1, 0.1).p_t)
     assert compare(np.array([]), np.array([]), 0.1).folds == 0
+
+
+# ---- all sensors
+
+
+def test_values_of_two_sensors_are_averaged_where_both_have_one():
+    one = Found(np.array([3, 5, 9]), np.array([80.0, 90, 100]), np.array([[80.0], [90], [100]]))
+    two = Found(np.array([5, 9, 11]), np.array([110.0, 90, 70]), np.array([[110.0], [90], [70]]))
+    found = together(Cell({"s1": one, "l8": two}, {}, 1, 1), LFMC)["all"]
+    assert found.rows.tolist() == [5, 9]
+    np.testing.assert_allclose(found.value, [100, 95])
+
+
+def test_probabilities_of_two_sensors_meet_in_the_middle_of_their_logarithms():
+    # 0.9 and, at temperature 2, 0.8 of the other class: odds sqrt(9 / 4) = 1.5
+    one = Found(np.array([0]), np.array([1]), np.log([[0.1, 0.9]]))
+    two = Found(np.array([0]), np.array([0]), 2 * np.log([[0.8, 0.2]]))
+    found = together(Cell({"s1": one, "s2": two}, {}, 1, 1, {"s1": 1.0, "s2": 2.0}),
+                     CROPLAND)["all"]
+    assert found.value.tolist() == [1]
+    p = np.exp(found.raw[0]) / np.exp(found.raw[0]).sum()
+    np.testing.assert_allclose(p, [0.4, 0.6])
+
+
+def test_one_sensor_or_a_fusion_reference_is_left_as_it_is():
+    one = Found(np.array([0]), np.array([1]), np.log([[0.1, 0.9]]))
+    assert together(Cell({"s1": one}, {}, 1, 1), CROPLAND) == {}
+    assert together(Cell({"s1": one, "s2": one, "all": one}, {}, 1, 1), CROPLAND) == {}
 
 
 # ---- calibration

@@ -33,7 +33,7 @@ GDAL_OPTIONS: dict[str, Any] = {
     # a block that cannot be decoded is an error
     "GTIFF_IGNORE_READ_ERRORS": "NO",
     # bytes of decoded blocks that GDAL holds of open files: we hold them ourselves (data.blocks)
-    "GDAL_CACHEMAX": 64 << 20,
+    "GDAL_CACHEMAX": 16 << 20,
     # buckets (s3, gs, az) are read by GDAL itself: the header in one request, neighbouring blocks
     # in one request, several over one connection
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,

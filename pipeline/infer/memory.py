@@ -7,7 +7,7 @@ from functools import cache
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # numbers of glibc's malloc.h
 _LARGEST = 32 << 20  # bytes: the most that every version of glibc takes
-_KEPT = 512 << 20
+_KEPT = 128 << 20
 
 
 @cache

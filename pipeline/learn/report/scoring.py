@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import log_softmax
 
 from pipeline.learn.cell import Cell, Found, Split
-from pipeline.learn.metrics import scores
+from pipeline.learn.fit import FUSED
+from pipeline.learn.metrics import decide, scores
 from pipeline.learn.outcomes import FEWEST
 from pipeline.learn.recipe import TREES, Row
 from pipeline.learn.reliability import reliability
@@ -61,7 +64,7 @@ def tidy(
     rows: dict[tuple[str, str], Row] = {}
     for d in done:
         rows[d.row.text, d.row.encoder] = d.row
-        for sensor, found in d.cell.found.items():
+        for sensor, found in {**d.cell.found, **together(d.cell, task)}.items():
             head = _head(d.row, sensor, d.share, d.split.seed)
             tail = {"epochs": d.cell.epochs, "cpu_seconds": d.cell.seconds}
             measures = cell_scores(task, target, found, d.cell.temperature.get(sensor))
@@ -77,6 +80,25 @@ def tidy(
     frame.insert(0, "protocol", protocol)
     frame.insert(0, "benchmark", benchmark)
     return frame.astype({"fold": "Int64", "n": "int64", "seed": "int64"})
+
+
+def together(cell: Cell, task: Task) -> dict[str, Found]:
+    """The sensors' predictions as one, under the name of a fusion reference's; empty where the cell
+    has that, or a single sensor.
+
+    The mean of the values, or of the logarithms of the calibrated probabilities: what
+    ``pipeline.map --sensor all`` does, with equal weights.
+    """
+    if FUSED in cell.found or len(cell.found) < 2:
+        return {}
+    every = list(cell.found.values())
+    rows = reduce(np.intersect1d, [found.rows for found in every])
+    parts = [found.raw[np.searchsorted(found.rows, rows)] / cell.temperature.get(sensor, 1.0)
+             for sensor, found in cell.found.items()]
+    if task.kind == "classification":
+        parts = [log_softmax(part, axis=1) for part in parts]
+    raw = np.mean(parts, axis=0)
+    return {FUSED: Found(rows, decide(task, raw, 0.0, 1.0), raw)}
 
 
 def cell_scores(

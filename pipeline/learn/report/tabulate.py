@@ -16,6 +16,8 @@ from pipeline.learn.report.standings import Standings
 
 EMPTY = "–"
 Key = tuple[str, str]  # text and encoder of a row
+_ALL = ("All sensors: of rows that predict from one sensor at a time, the mean of the sensors' "
+        "predictions, as `pipeline.map --sensor all`. ")
 _PLACE = ("Own place: mean or most frequent of the place's other labels, held-out ones included; "
           "what a method can gain by recognising the place. ")
 
@@ -140,7 +142,7 @@ def report(
                      f"<u>second best</u>. vs {name}: mean difference in the same folds "
                      "(p of the corrected resampled t-test, doi:10.1023/A:1024068626366; folds "
                      "won); the reference has the row's own switches where the table has it. "
-                     + _PLACE * bool(place)
+                     + _ALL * standings.fused + _PLACE * bool(place)
                      + _sentence(protocol))
     if noise is not None:
         parts.append(
