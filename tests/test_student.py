@@ -179,9 +179,9 @@ def test_a_student_of_values_learns_from_all_that_its_teacher_is() -> None:
     assert student.raw("s1", np.arange(3)).mean() > 50  # in the task's unit
 
 
-def test_a_student_keeps_some_trees_of_its_teachers_forests() -> None:
+def test_a_student_keeps_some_trees_of_its_teachers_forests_and_all_boosted_ones() -> None:
     table = toy_table("lfmc")
-    row = parse_row("individual+valid+forest")
+    row = parse_row("individual+valid+forest+boost")
     row = replace(row, recipe=replace(row.recipe, network={"width": 8, "dense": 8, "features": 8},
                                       settings=replace(row.recipe.settings, epochs=2)))
     train, lesson = table.groups > 5, replace(SHORT, trees=3)
@@ -190,6 +190,8 @@ def test_a_student_keeps_some_trees_of_its_teachers_forests() -> None:
     for sensor, whole in teacher.module.forests.items():
         kept = student.module.forests[sensor].state_dict()
         torch.testing.assert_close(kept, {k: v[:3] for k, v in whole.state_dict().items()})
+        torch.testing.assert_close(student.module.boosted[sensor].state_dict(),
+                                   teacher.module.boosted[sensor].state_dict())
     own = student_row(row, lesson)
     again = models.build(own.method, own.encoder, student.options)  # as a card does
     again.load_state_dict(student.module.state_dict())

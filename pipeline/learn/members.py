@@ -128,11 +128,18 @@ def train_row(
         shares = shares_of(table, data, row, train, seed, fitted, held) if recipe.weigh else {}
         module = models.Ensemble([f.module for f in fitted], forests, boosted,
                                  int(options["outputs"]), shares)
-        options |= {"members": len(fitted)} | {
-            kind: {s: [*map(int, f.feature.shape), f.depth] for s, f in found.items()}
-            for kind, found in (("forests", forests), ("boosted", boosted)) if found}
+        options |= ensemble_options(len(fitted), forests, boosted)
         options |= {"shares": {s: len(w) for s, w in shares.items()}} if shares else {}
     return Trained(table, data, tuple(fitted), tuple(held), module.to(device).eval(), options)
+
+
+def ensemble_options(
+    members: int, forests: Mapping[str, models.Forest], boosted: Mapping[str, models.Forest]
+) -> dict[str, Any]:
+    """What ``models.build`` has to know of an ensemble: its networks, and the size of its trees."""
+    return {"members": members} | {
+        kind: {s: [*map(int, f.feature.shape), f.depth] for s, f in found.items()}
+        for kind, found in (("forests", forests), ("boosted", boosted)) if found}
 
 
 def channels(row: Row) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from models.engine import branch_of
 from models.methods.individual import Individual
 from pipeline.learn.augment import Augmentation, Layout, augmentations
 from pipeline.learn.fit import Fitted, pick_rows, rates
-from pipeline.learn.members import Trained, network_options, train_row
+from pipeline.learn.members import Trained, ensemble_options, network_options, train_row
 from pipeline.learn.recipe import Row
 from pipeline.learn.table import Table
 
@@ -42,8 +42,9 @@ class Lesson:
         batch: views a step.
         lr: highest learning rate of the one-cycle schedule.
         encoder, network: of the student; ``network`` has the options that are not defaults.
-        trees: that a student keeps of each forest of its teacher; they are averaged with its
-            network, which learns to make up for the others.
+        trees: that a student keeps of each forest of its teacher, beside all boosted trees, of
+            which none stands for the others; they are averaged with its network, which learns to
+            make up for the rest.
     """
 
     views: int = 50
@@ -86,10 +87,11 @@ def distil(teacher: Trained, row: Row, train: np.ndarray, lesson: Lesson, seed: 
     network = models.build(row.method, row.encoder, options)
     assert isinstance(network, Individual)
     student: nn.Module = network
-    if forests := _fewer_trees(teacher.module, lesson.trees):
-        student = models.Ensemble([network], forests, {}, int(options["outputs"]))
-        options |= {"members": 1, "forests": {
-            s: [*map(int, f.feature.shape), f.depth] for s, f in forests.items()}}
+    forests = _kept(teacher.module, "forests", lesson.trees)
+    boosted = _kept(teacher.module, "boosted", None)
+    if forests or boosted:
+        student = models.Ensemble([network], forests, boosted, int(options["outputs"]))
+        options |= ensemble_options(1, forests, boosted)
     student.to(data.present.device)
     settings = row.recipe.settings
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
@@ -108,13 +110,12 @@ def distil(teacher: Trained, row: Row, train: np.ndarray, lesson: Lesson, seed: 
     return Trained(table, data, (fitted,), teacher.held[:1], student, options)
 
 
-def _fewer_trees(teacher: nn.Module, count: int) -> dict[str, models.Forest]:
-    """The first trees of each forest of a teacher, if it has any."""
+def _kept(teacher: nn.Module, kind: str, count: int | None) -> dict[str, models.Forest]:
+    """The first trees (None = all) of a teacher's ``forests`` or ``boosted``, if it has any."""
     found = {}
     if isinstance(teacher, models.Ensemble):
-        for sensor, forest in teacher.forests.items():
-            assert isinstance(forest, models.Forest)
-            few = {k: v[:count] for k, v in forest.state_dict().items()}
+        for sensor, forest in getattr(teacher, kind).items():
+            few = {k: v[:count].clone() for k, v in forest.state_dict().items()}
             trees, nodes = few["feature"].shape
             found[sensor] = models.Forest(trees, nodes, forest.depth, teacher.outputs)
             found[sensor].load_state_dict(few)
