@@ -250,9 +250,9 @@ def test_an_estimate_is_the_median_of_like_runs_and_states_their_spread() -> Non
     other = Run(Kind("m", "cropland", "s1", "c", "cpu", "default"), 1.0, 1, 999.0)
     found = estimate(1000.0, KIND, [*runs, other], price=3.6)
     assert (found.seconds, found.size, found.runs) == (200.0, 10000.0, 3)
-    assert found.error == 1.0  # the median says 20 of the run that took 10
+    assert found.error == 2.0  # the other two say 30 of the run that took 10
     assert found.cost == pytest.approx(0.2)
-    assert "+-100%, the spread of 3 runs" in str(found)
+    assert "+-200%, the spread of 3 runs" in str(found)
     one = estimate(1000.0, KIND, runs[:1])
     assert (one.seconds, one.error, one.cost) == (100.0, None, None)
     assert "single run" in str(one)
@@ -263,6 +263,24 @@ def test_an_estimate_is_the_median_of_like_runs_and_states_their_spread() -> Non
     assert nothing == Estimate(5.0)
     assert "no rates measured yet on this machine" in str(nothing)
     json.dumps([e.to_json() for e in (found, one, loose, nothing)])
+
+
+def test_small_runs_do_not_make_a_large_one_slow() -> None:
+    """5 s whatever the area, and 2 s a million pixels."""
+    runs = [Run(KIND, w, int(1e6 + 3 * w), 5 + 2e-6 * w) for w in (1e5, 3e5, 1e6)]
+    found = estimate(1e9, KIND, runs)
+    assert found.seconds == pytest.approx(2005)
+    assert found.size == pytest.approx(3.001e9)
+    assert found.error == pytest.approx(0, abs=1e-3)
+    assert "the largest of them 1000 times smaller" in str(found)
+    assert estimate(2e6, KIND, runs).larger == 2
+    assert "times smaller" not in str(estimate(2e6, KIND, runs))
+    # a larger run that took less does not make time run backwards
+    odd = [Run(KIND, 1e5, 1, 10.0), Run(KIND, 1e6, 1, 8.0)]
+    assert 8 < estimate(1e8, KIND, odd).seconds < 10
+    # nor does one that took more than its share start before it begins
+    steep = [Run(KIND, 1e5, 1, 1.0), Run(KIND, 1e6, 1, 20.0)]
+    assert estimate(1e3, KIND, steep).seconds > 0
 
 
 def test_rates_are_kept_and_a_damaged_file_is_no_obstacle(tmp_path: Path) -> None:

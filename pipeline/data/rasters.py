@@ -32,8 +32,6 @@ GDAL_OPTIONS: dict[str, Any] = {
     "USE_RRD": "NO",
     # a block that cannot be decoded is an error
     "GTIFF_IGNORE_READ_ERRORS": "NO",
-    # bytes of decoded blocks that GDAL holds of open files: we hold them ourselves (data.blocks)
-    "GDAL_CACHEMAX": 16 << 20,
     # buckets (s3, gs, az) are read by GDAL itself: the header in one request, neighbouring blocks
     # in one request, several over one connection
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
@@ -97,8 +95,9 @@ def read_image(
 ) -> T:
     """What a function makes of a file; set ``GDAL_OPTIONS`` around it.
 
-    A file on the web that cannot be decoded, or was replaced meanwhile, is read a second time:
-    it may have suffered on the way.
+    A file on the web that cannot be decoded, or was replaced meanwhile, is read a second time: it
+    may have suffered on the way. So is a file on a disk of the network that was left open: what
+    it was opened with may not be good any more.
 
     Args:
         image: the file.
@@ -109,15 +108,16 @@ def read_image(
         DataTrouble: it cannot be opened or read, or is not what it should be.
     """
     failure: Exception = Unreadable("not tried")
-    for _ in range(2):
-        remote = None
+    for again in (False, True):
+        remote = files = None
         try:
             if is_url(target := signed(image.href, image.signer)):
                 remote = RemoteFile(image.href, image.signer, image.trusted)
                 target = "image.tif"  # a name for GDAL, which knows neither address nor token
             key = _key(image, remote) if store else None
             # what GDAL reads from the web through us is bound to this one reading
-            files = store.files if store and key is not None and remote is None else None
+            if store and key is not None and remote is None and not again:
+                files = store.files
             with ExitStack() as until:
                 made = action(HeldFile(
                     cache(partial(_opened, image, target, remote, until, files, key)),
@@ -129,9 +129,12 @@ def read_image(
                 OSError) as error:
             # what GDAL says of a failed transfer is that the file is broken
             failure = (remote.failure if remote else None) or error
-        if remote is None or not isinstance(failure, Changed | rasterio.errors.RasterioError):
+        if not isinstance(failure, Changed | rasterio.errors.RasterioError):
             break
-        remote.forget()
+        if remote is not None:
+            remote.forget()
+        elif files is None:
+            break
     raise image.trouble(reason_of(failure)) from None
 
 

@@ -68,6 +68,7 @@ class RemoteFile:
     _headers: ClassVar[OrderedDict[tuple[str, str], _Header]] = OrderedDict()
     _lock: ClassVar = threading.Lock()
     received: ClassVar[int] = 0  # bytes, of all files
+    received_plain: ClassVar[int] = 0  # those without TLS, which Linux does not count as read
 
     def __init__(self, href: str, signer: str, trusted: frozenset[str]) -> None:
         self._href, self._signer = href, signer
@@ -151,6 +152,8 @@ class RemoteFile:
             if part := _part(answer, first, stop):
                 with self._lock:
                     RemoteFile.received += len(part[0])
+                    if self._url.startswith("http:"):
+                        RemoteFile.received_plain += len(part[0])
                 return (*part, answer.headers.get("ETag", ""))
             why = "the server's answers are not the bytes that were asked for"
         raise Unreadable(why)

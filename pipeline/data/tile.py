@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import pairwise, product
 
 import numpy as np
@@ -12,6 +13,7 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from pipeline.data.handles import SMALL_BLOCK_CACHE
 from pipeline.data.rasters import GDAL_OPTIONS
 from pipeline.data.recipe import Member, Recipe
 
@@ -53,7 +55,7 @@ def read_tile(
     count = np.zeros((recipe.n_steps, *geobox.shape), np.uint8)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read")
     work: list[Future[None]] = []
-    try:
+    with SMALL_BLOCK_CACHE, _closing(pool):
         for (rows, cols), step in product(_pieces(geobox, chunk_px), range(recipe.n_steps)):
             members = recipe.members(step)
             if not members:
@@ -68,12 +70,19 @@ def read_tile(
                     x[step, b, rows, cols], count[step, rows, cols] if b == 0 else None,
                     composited))
         wait(work, return_when=FIRST_EXCEPTION)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)  # after a failure nothing else matters
     for done in work:
         if not done.cancelled():
             done.result()
     return x, count
+
+
+@contextmanager
+def _closing(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Wait for what has begun, and no more: after a failure nothing else matters."""
+    try:
+        yield
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _quality(members: Sequence[Member], window: GeoBox) -> tuple[Codes, Codes]:

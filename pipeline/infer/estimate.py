@@ -1,7 +1,8 @@
 """What a map will cost to make, from what earlier maps cost on this machine.
 
-The measure of the work is what must be looked at: pixels of images, a band each. What a pixel takes
-(bytes, seconds) is measured by every finished run and kept in a small file.
+The measure of the work is what must be looked at: pixels of images, a band each. What that takes
+(bytes, seconds) is measured by every finished run and kept in a small file; a part of it is the
+same for a small area and a large one.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+import numpy as np
 
 from pipeline.data.files import atomic_write_json
 from pipeline.infer.plan import PlanRow
 from pipeline.spec.errors import PipelineError
 
 _KEPT = 200  # runs
+_LAST = 20  # runs of a kind that an estimate is made from: machines and archives change
+_SPAN = 2.0  # from the smallest to the largest run, before they tell a fixed part
+_FAR = 10.0  # times the largest run: to be said
 # What two runs must share to be of one kind, strictly, and where no run is: loosely.
 _ALIKE = (("machine", "task", "sensor", "device", "speed", "scheduler", "catalog"),
           ("machine", "task", "sensor", "device", "speed", "scheduler"),
@@ -68,8 +73,9 @@ class Estimate:
         work: image pixels to look at.
         runs: earlier runs that it is based on.
         size, seconds: bytes to read and time; None where no run says.
-        error: largest relative error that the median of these runs would have made in one of them;
+        error: largest relative error that the others of these runs would have made in one of them;
             None for fewer than two.
+        larger: how many times the work of the largest of them this is, from 1 on.
         price: of an hour, in whatever currency it was stated in; None where it was not.
         loose: the runs were of another sensor or catalogue.
     """
@@ -81,6 +87,7 @@ class Estimate:
     error: float | None = None
     price: float | None = None
     loose: bool = False
+    larger: float = 1.0
 
     @property
     def cost(self) -> float | None:
@@ -93,7 +100,8 @@ class Estimate:
         """Plain JSON."""
         return {"image_pixels": round(self.work), "bytes": self.size and round(self.size),
                 "seconds": self.seconds and round(self.seconds, 1), "error": self.error,
-                "runs": self.runs, "other_sensor_or_catalog": self.loose,
+                "runs": self.runs, "times_the_largest_run": round(self.larger, 1),
+                "other_sensor_or_catalog": self.loose,
                 "price_per_hour": self.price, "cost": self.cost and round(self.cost, 4)}
 
     def __str__(self) -> str:
@@ -105,6 +113,8 @@ class Estimate:
         spread = (f"+-{self.error:.0%}, the spread of {self.runs} runs" if self.error is not None
                   else "error unknown, from a single run")
         what = " of other sensors or catalogues" if self.loose else ""
+        if self.larger > _FAR:
+            what += f", the largest of them {self.larger:.0f} times smaller"
         return f"{said}: {', '.join(p for p in parts if p)} ({spread}{what})"
 
 
@@ -142,14 +152,31 @@ def estimate(
         alike = [r for r in runs if r.work > 0 and r.seconds > 0 and all(
             getattr(r.kind, name) == getattr(kind, name) for name in fields)]
         if alike:
-            pace = [r.seconds / r.work for r in alike]
-            middle = median(pace)
-            error = max(abs(middle / p - 1) for p in pace) if len(pace) > 1 else None
-            density = [r.size / r.work for r in alike if r.size]
-            return Estimate(work, len(alike), median(density) * work if density else None,
-                            middle * work, None if error is None else round(error, 3), price,
-                            level > 0)
+            alike = alike[-_LAST:]
+            took = [(r.work, r.seconds) for r in alike]
+            read = [(r.work, float(r.size)) for r in alike if r.size]
+            errors = [abs(_along(took[:k] + took[k + 1 :], w) / seconds - 1)
+                      for k, (w, seconds) in enumerate(took) if len(took) > 1]
+            return Estimate(work, len(alike), _along(read, work) if read else None,
+                            _along(took, work), round(max(errors), 3) if errors else None, price,
+                            level > 0, max(work / max(r.work for r in alike), 1.0))
     return Estimate(work, price=price)
+
+
+def _along(runs: Sequence[tuple[float, float]], work: float) -> float:
+    """What so much work takes, by pairs of work and what it took: a fixed part and one for each
+    pixel, with the least squares of relative errors, neither of them negative. Runs of about one
+    size tell nothing of the fixed part: the median of what a pixel takes."""
+    works, took = np.array(runs, float).T
+    if works.max() < _SPAN * works.min():
+        return float(np.median(took / works)) * work
+    one, each = 1 / took, works / took  # times the two parts, each should be 1
+    fixed, pace = np.linalg.lstsq(np.stack([one, each], 1), np.ones(len(runs)), rcond=None)[0]
+    if fixed < 0:
+        fixed, pace = 0.0, each.sum() / (each @ each)
+    elif pace < 0:
+        fixed, pace = one.sum() / (one @ one), 0.0
+    return float(fixed + pace * work)
 
 
 def rates_file() -> Path:

@@ -126,12 +126,19 @@ def bytes_read() -> int:
         text = Path("/proc/self/io").read_text()
     except OSError:  # not Linux
         return RemoteFile.received
+    # what arrives by TLS is among them: OpenSSL reads its sockets like files
     files = next(line.split()[1] for line in text.splitlines() if line.startswith("rchar"))
-    return int(files) + RemoteFile.received
+    return int(files) + RemoteFile.received_plain
 
 
 def peak_memory() -> int:
     """Most bytes of memory that this process has held."""
+    try:  # the other figure begins with that of the process that started this one
+        text = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) << 10 for line in text.splitlines()
+                    if line.startswith("VmHWM"))
+    except (OSError, StopIteration):  # not Linux
+        pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipeline.data.blocks import SHARED
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
 from pipeline.data.places import read_places
@@ -129,6 +130,7 @@ def run_tiles(
                 profile.add_tile(record)
             records[record.key] = record
             finished(record)
+    SHARED.files.clear()  # publishing opens files of its own
     if profile:
         profile.tiles_done()
     return [records[row.key] for row in rows]

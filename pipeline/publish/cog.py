@@ -29,9 +29,9 @@ from pipeline.spec.layers import Layer
 
 _BLOCK = 512
 _WINDOW = 4 * _BLOCK  # 4 MB of uint8: few reads of the run store, little memory
-# PAM off: no .aux.xml beside our files. GDAL's block cache is 5 % of the machine's memory if not
-# bounded (honoured when GDAL has not been used before in this process).
-_GDAL = {"GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 256}
+# PAM off: no .aux.xml beside our files. GDAL's block cache, in bytes, is otherwise 5 % of the
+# machine's memory.
+_GDAL = {"GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 64 << 20}
 
 
 class Raster(Protocol):

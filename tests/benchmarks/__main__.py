@@ -1,4 +1,5 @@
-"""The whole suite: every benchmark in a process of its own, one table, one file to compare with.
+"""The whole suite: every benchmark in a process of its own, one table, one file to compare with,
+and the goals. The region takes 8 GB below the temporary folder, or where ``--region`` says.
 
 ``python -m tests.benchmarks --out FILE.json [--against OLD.json] [--region DIR] [--only LIST]``
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,11 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.infer.profile import machine
+from tests.benchmarks import goals
 from tests.benchmarks.region import make
 
 SUITE = ("network", "gpu", "reading", "peer", "stages", "scale", "cluster")
 # have nothing to do with a region
 _PLAIN = ("network", "gpu")
+_OPTIONS = {"peer": ["--tiles", "4"]}
+if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip"):
+    _OPTIONS["cluster"] = ["--namespaces"]  # workers with their own addresses, one killed
 
 
 def run(name: str, region: Path, more: Sequence[str]) -> Any:
@@ -38,10 +45,8 @@ def run(name: str, region: Path, more: Sequence[str]) -> Any:
 
 
 def numbers(found: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of nested results, by the names that lead to it; entries of a list are called
-    by their sensor or number of tiles, where they have one."""
-    if isinstance(found, bool):
-        return
+    """Every number of nested results, by the names that lead to it, yes and no as 1 and 0; entries
+    of a list are called by their sensor or number of tiles, where they have one."""
     if isinstance(found, int | float):
         yield path, float(found)
     elif isinstance(found, dict):
@@ -75,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, print and keep."""
     p = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     p.add_argument("--out", type=Path, required=True, metavar="FILE")
-    p.add_argument("--against", type=Path, metavar="FILE", help="of an earlier commit")
+    p.add_argument("--against", type=Path, metavar="FILE",
+                   help="of an earlier commit (default: what --out holds)")
     p.add_argument("--region", type=Path, help="folder of the large region; made when missing",
                    default=Path(tempfile.gettempdir()) / "wallmap-region")
     p.add_argument("--only", default=",".join(SUITE), metavar="LIST")
@@ -83,17 +89,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                    "the stages are measured on; default: all")
     args = p.parse_args(argv)
     region = make(args.region)
-    old = json.loads(args.against.read_text()) if args.against else None
+    before = args.against or (args.out if args.out.exists() else None)
+    old = json.loads(before.read_text()) if before else None
     now: dict[str, Any] = {
         "machine": machine(), "commit": _commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"), "results": {}}
     for name in args.only.split(","):
-        more = ["--side", str(args.side)] if name == "stages" and args.side else []
+        more = [*_OPTIONS.get(name, [])]
+        if name == "stages" and args.side:
+            more += ["--side", str(args.side)]
         print(f"\n--- {name}", flush=True)
         now["results"][name] = run(name, region, more)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(now, indent=1))
-    print("\n".join(["", now["machine"], *table(now, old)]))
+    found = dict(numbers(now["results"]))
+    print("\n".join(["", now["machine"], *table(now, old), "", *goals.lines(found)]))
     return int(any(result is None for result in now["results"].values()))
 
 

@@ -84,7 +84,8 @@ def usual(
         for left in range(0, grid.shape[1], CHUNK_PX):
             part = (slice(top, top + CHUNK_PX), slice(left, left + CHUNK_PX))
             with timed(spent, "read and composite"):
-                cube = np.stack([lazy[b][:, *part].compute().values for b in bands])
+                # together: the mask is then read once for all bands
+                cube = lazy[list(bands)].isel(y=part[0], x=part[1]).compute().to_array().values
             with timed(spent, "predict"), torch.inference_mode():
                 series = cube.reshape(len(bands), period.steps, -1).transpose(2, 1, 0)
                 valid = np.isfinite(series).all(2)

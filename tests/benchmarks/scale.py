@@ -47,6 +47,7 @@ YEAR = Timeline(2023 * 12, 12)
 TINY = 16  # pixels of a side of a simulated tile
 SIZES = (1_000, 10_000, 100_000)
 PARTS = (1_400, 4_600)  # pixels: 9 to 16, and 81 to 100 tiles
+TILE_PX = 512
 
 
 def fake_items(sensor: str, n: int, seed: int) -> ItemSet:
@@ -190,10 +191,13 @@ def real_runs(region: Path, sensors: Sequence[str] = ("s1", "s2")) -> list[dict[
                 if done.returncode:
                     raise SystemExit(done.stderr)
                 made = json.loads(done.stdout)
-                seconds, tiles = made["profile"]["wall"]["seconds"], len(made["tiles"])
-                found.append({"sensor": sensor, "tiles": tiles,
+                wall = made["profile"]["wall"]
+                found.append({"sensor": sensor, "tiles": len(made["tiles"]),
+                              "mapped": made["totals"]["mapped_share"],
                               "peak_mib": made["profile"]["peak_memory_mib"],
-                              "ms_per_tile": round(1e3 * seconds / tiles)})
+                              # a whole tile's; tiles at the edge are parts of one
+                              "ms_per_tile": round(1e3 * wall["seconds"] * TILE_PX**2
+                                                   / wall["pixels"])})
                 shutil.rmtree(f"{folder}/map")
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -68,6 +68,8 @@ def tidy(
             head = _head(d.row, sensor, d.share, d.split.seed)
             tail = {"epochs": d.cell.epochs, "cpu_seconds": d.cell.seconds}
             measures = cell_scores(task, target, found, d.cell.temperature.get(sensor))
+            if sensor not in d.cell.found and ECE in measures:  # made of calibrated predictions
+                measures[ECE_SCALED] = measures.pop(ECE)
             lines += [{**head, "fold": d.split.fold, "metric": m, "value": v,
                        "n": len(found.rows), **tail} for m, v in measures.items()]
             key = (d.row.text, d.row.encoder, d.share, d.split.seed, sensor)
@@ -86,8 +88,9 @@ def together(cell: Cell, task: Task) -> dict[str, Found]:
     """The sensors' predictions as one, under the name of a fusion reference's; empty where the cell
     has that, or a single sensor.
 
-    The mean of the values, or of the logarithms of the calibrated probabilities: what
-    ``pipeline.map --sensor all`` does, with equal weights.
+    The mean of the values, or of the logarithms of the calibrated probabilities, of rows that every
+    sensor is scored on. (``pipeline.map --sensor all`` also weighs sensors by the card's scores,
+    and leaves out what lies outside the training domain.)
     """
     if FUSED in cell.found or len(cell.found) < 2:
         return {}
@@ -103,7 +106,7 @@ def together(cell: Cell, task: Task) -> dict[str, Found]:
 
 def cell_scores(
     task: Task, target: np.ndarray, found: Found, temperature: float | None
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """All measures of one sensor in one fold; none where its rows are too few or all alike.
 
     Args:

@@ -17,7 +17,7 @@ from pipeline.learn.report.standings import Standings
 EMPTY = "–"
 Key = tuple[str, str]  # text and encoder of a row
 _ALL = ("All sensors: of rows that predict from one sensor at a time, the mean of the sensors' "
-        "predictions, as `pipeline.map --sensor all`. ")
+        "predictions. ")
 _PLACE = ("Own place: mean or most frequent of the place's other labels, held-out ones included; "
           "what a method can gain by recognising the place. ")
 

@@ -1,0 +1,75 @@
+"""What the figures of the suite are meant to reach, and whether they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+
+class Goal(NamedTuple):
+    """One figure: what it is, how it comes out of the results, and its bounds."""
+
+    what: str
+    of: tuple[str, ...]  # names of a figure, or of two whose quotient it is
+    least: float | None = None
+    most: float | None = None
+
+
+def _variant(network: str, variant: str, figure: str) -> str:
+    return f"network.networks.{network}.variants.{variant}.{figure}"
+
+
+GOALS = (
+    Goal("exact: logits differ from model(x) by", (_variant("cropland", "exact", "difference"),),
+         most=1e-4),
+    Goal("exact: share of the best float32 kernel's rate", (_variant("paper", "exact", "of_peak"),),
+         least=0.95),
+    Goal("exact: of torch.mm's rate", (_variant("paper", "exact", "of_mm"),), least=0.95),
+    Goal("exact: times plain, batches of 16 384", (_variant("paper", "exact", "of_naive"),),
+         least=2.0),
+    Goal("default: times exact", ("network.networks.paper.default_of_exact",), least=2.5),
+    Goal("default: classes agree, cropland s2", ("network.points.cropland.s2.agree",), least=0.998),
+    Goal("fast: predict stage, times plain", ("network.stage.fast",
+         "network.stage.plain, batch 16384"), least=15.0),
+    Goal("whole run: times its slowest stage, s1", ("stages.runs.s1.ratio",), most=1.25),
+    Goal("whole run: times its slowest stage, s2", ("stages.runs.s2.ratio",), most=1.25),
+    *(Goal(f"the usual way{name}: times ours, {sensor}",
+           (f"peer.sensors.{sensor}.usual{name}.wall", f"peer.sensors.{sensor}.ours.wall"),
+           least=3.0) for sensor in ("s1", "s2") for name in ("", ", tuned")),
+    Goal("a tile costs the store, hundred-thousandth of ten-thousandth",
+         ("scale.simulated.99856.median_ms_per_tile",
+          "scale.simulated.10000.median_ms_per_tile"), most=1.1),
+    Goal("cluster: two workers of one", ("cluster.scaling.speed_up",), least=1.8),
+    Goal("cluster: one of two killed, bit-identical", ("cluster.killed.bit_identical",), least=1.0),
+)
+
+
+def lines(found: Mapping[str, float]) -> Iterator[str]:
+    """A line a goal, of figures by name."""
+    yield f"{'goal':<64} {'figure':>10} {'wanted':>10}"
+    for goal in (*GOALS, *_of_runs(found)):
+        parts = [found.get(name) for name in goal.of]
+        if any(p is None for p in parts):
+            yield f"{goal.what:<64} {'-':>10}  not measured"
+            continue
+        first, *second = (float(p) for p in parts if p is not None)
+        value = first / second[0] if second else first
+        met = ((goal.least is None or value >= goal.least)
+               and (goal.most is None or value <= goal.most))
+        wanted = f">= {goal.least:g}" if goal.least is not None else f"<= {goal.most:g}"
+        yield f"{goal.what:<64} {value:>10.4g} {wanted:>10}  {'met' if met else 'MISSED'}"
+
+
+def _of_runs(found: Mapping[str, float]) -> Iterator[Goal]:
+    """Goals of the real runs, whose names tell how many tiles there were."""
+    runs = [name.split(".")[2] for name in found if name.startswith("scale.runs.")
+            and name.endswith(".peak_mib")]
+    for sensor in ("s1", "s2"):
+        mine = sorted(int(run.split("-")[1]) for run in runs if run.startswith(f"{sensor}-"))
+        for tiles in mine:
+            yield Goal(f"peak memory, MiB: {sensor}, {tiles} tiles",
+                       (f"scale.runs.{sensor}-{tiles}.peak_mib",), most=2560)
+        if len(mine) > 1:
+            yield Goal(f"time of a tile: {sensor}, {mine[-1]} tiles of {mine[-2]}",
+                       tuple(f"scale.runs.{sensor}-{n}.ms_per_tile" for n in mine[:-3:-1]),
+                       most=1.1)
