@@ -98,6 +98,29 @@ def test_a_round_is_a_flow_run_with_a_task_a_map(server: None, config: Path) -> 
 
 
 @needs_prefect
+def test_what_is_served_gets_runs_by_the_clock(server: None, config: Path) -> None:
+    """The server plans the runs itself: a package that it cannot do so with keeps maps old."""
+    from prefect import get_client
+    from prefect.client.schemas import filters
+
+    from pipeline.refresh.flow import refresh_schedule
+
+    made = refresh_schedule.to_deployment("clock", cron="0 3 * * *",
+                                          parameters={"config": str(config)}).apply()
+
+    async def planned() -> list[Any]:
+        async with get_client() as client:
+            await client.request("POST", "/deployments/{id}/schedule", path_params={"id": made},
+                                 json={"min_runs": 2})
+            return await client.read_flow_runs(deployment_filter=filters.DeploymentFilter(
+                id=filters.DeploymentFilterId(any_=[made])))
+
+    runs_ = asyncio.run(planned())
+    assert len(runs_) >= 2
+    assert all(run.auto_scheduled and run.expected_start_time.hour == 3 for run in runs_)
+
+
+@needs_prefect
 def test_trouble_with_data_is_tried_again_and_the_rest_goes_on(server: None, config: Path) -> None:
     from pipeline.refresh.flow import NotRefreshed, refresh_schedule
 

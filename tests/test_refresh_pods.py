@@ -169,6 +169,52 @@ def test_every_machine_goes_on_from_the_bucket(
         "20231102T030000Z", "20231104T030000Z"]
 
 
+def test_on_a_quiet_day_no_pixel_is_fetched(
+    twin, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of the published version is enough to know that nothing is to be done."""
+    world, wanted, tiles = twin
+    bring(world, root, tmp_path / "a")
+    got: list[str] = []
+    get, download = Bucket.get, Bucket._download
+    monkeypatch.setattr(Bucket, "get", lambda self, key: got.append(key) or get(self, key))
+    monkeypatch.setattr(Bucket, "_download", lambda self, key, path: (
+        got.append(key), download(self, key, path))[1])
+    b = pod(world, root, tmp_path / "b")
+    assert b.refresh("2023-11-03T03:00:00") == 0
+    assert (b.last.status, b.last.tiles.carried) == ("unchanged", tiles.total)
+    fetched = [key for key in got if key.startswith("versions/20231102T030000Z/")]
+    assert {key.rpartition("/")[2] for key in fetched} == {
+        "report.json", "manifest.json", "fingerprints.json", "tiles.jsonl"}
+    assert not b.shelf.versions()
+    bucket = Bucket(f"{root}/west/cropland")
+    assert b'"unchanged"' in (bucket.get("history.jsonl") or b"").splitlines()[-1]
+    assert_same(published(root, tmp_path)[1], wanted["before"])
+
+    bucket.delete(["versions/20231102T030000Z/confidence.tif"])  # then it is no quiet day
+    c = pod(world, root, tmp_path / "c")
+    assert c.refresh("2023-11-04T03:00:00") == 0
+    assert c.last.reason == "files of 20231102T030000Z are missing"
+    assert_same(published(root, tmp_path)[1], wanted["before"])
+
+
+def test_an_old_disk_does_not_turn_a_map_back(twin, root: str, tmp_path: Path) -> None:
+    """A machine that has an older version, on a day when nothing is to be done."""
+    world, wanted, _ = twin
+    bring(world, root, tmp_path / "a")
+    old, new = pod(world, root, tmp_path / "old"), pod(world, root, tmp_path / "new")
+    for machine in (old, new):
+        machine.grows()
+    shutil.copytree(tmp_path / "a" / "root", old.folder / "root", symlinks=True)
+    assert new.refresh("2023-11-04T03:00:00") == 0
+    assert old.shelf.current() == "20231102T030000Z"
+    assert old.refresh("2023-11-05T03:00:00") == 0
+    assert old.last.status == "unchanged"
+    name, layers = published(root, tmp_path)
+    assert name == "20231104T030000Z"
+    assert_same(layers, wanted["after"])
+
+
 def test_machines_that_are_lost_harm_nothing(
     twin, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -8,13 +8,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.refresh.__main__ import parse
+from pipeline import cli
+from pipeline.refresh.__main__ import command, parse
 from pipeline.refresh.metrics import METRICS
+from pipeline.refresh.result import RefreshResult
 from pipeline.refresh.serve import parse as parse_serve
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.schedule import parse_schedule
@@ -106,6 +109,50 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     service = unit("wallmap-refresh.service")
     assert set(service["RestartPreventExitStatus"].split()) == {"2", "4"}
     assert service["ReadWritePaths"].startswith(service["WorkingDirectory"])
+    assert service["SuccessExitStatus"] == str(cli.INTERRUPTED)  # stopping it is no failure
+
+
+def test_cron_mails_what_went_wrong_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json, which the crontab sends into a file, only trouble is on stderr."""
+    config = tmp_path / "schedule.toml"
+    config.write_text('root = "maps"\ncatalog = "nowhere/catalog.json"\n'
+                      '[regions.west]\naoi = "3,50,3.1,50.1"\ntasks = ["cropland"]\n'
+                      '[tasks.cropland]\nperiod = "2023-10"\n')
+    words = ["--config", str(config), "--quiet", "--json"]
+    assert command(words) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["exit_code"] == 2
+    (line,) = said.err.splitlines()
+    assert line.startswith("west/cropland")
+    assert "no such catalogue" in line
+    quiet = RefreshResult.from_json({**json.loads(said.out)["results"][0], "exit_code": 0,
+                                     "status": "unchanged"})
+
+    def nothing_to_do(*jobs: object, told: Callable[[RefreshResult], None], **more: object
+                      ) -> list[RefreshResult]:
+        told(quiet)
+        return [quiet]
+
+    monkeypatch.setattr("pipeline.refresh.__main__.run_round", nothing_to_do)
+    assert command(words) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_matplotlib_may_write_where_the_recipes_send_it() -> None:
+    """Else it says on stderr, every time, that it cannot, and looks for all fonts again."""
+    cron = dict(line.split("=", 1) for line in (RECIPES / "crontab").read_text().splitlines()
+                if re.match(r"[A-Z]+=", line))
+    service = unit("wallmap-refresh.service")
+    assert cron["MPLCONFIGDIR"].startswith(service["ReadWritePaths"] + "/")
+    assert service["Environment"] == f"MPLCONFIGDIR=/var/cache/{service['CacheDirectory']}"
+    text = (RECIPES / "Containerfile").read_text()
+    place = re.search(r"^ENV MPLCONFIGDIR=(\S+)$", text, re.MULTILINE)
+    assert place
+    assert Path(place[1]).parent == Path("/tmp")
+    assert "/tmp" in {m["mountPath"] for m in container()["volumeMounts"]
+                      if not m.get("readOnly")}  # the root file system is read-only
 
 
 def test_the_container_gets_what_it_installs() -> None:
@@ -135,6 +182,21 @@ def test_the_cron_job_retries_what_gets_better_and_its_schedule_is_valid() -> No
     assert f"/config/{next(iter(files))}" in container()["args"]
     volumes = {v["name"] for v in job["template"]["spec"]["volumes"]}
     assert {m["name"] for m in container()["volumeMounts"]} == volumes
+
+
+def test_restricted_namespaces_take_the_pod() -> None:
+    """What Kubernetes' Pod Security Standard "restricted" asks for."""
+    job = manifests()["CronJob"]["spec"]["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]["securityContext"]
+    assert pod["runAsNonRoot"] is True
+    assert pod["runAsUser"] != 0
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    mine = container()["securityContext"]
+    assert mine["allowPrivilegeEscalation"] is False
+    assert mine["capabilities"] == {"drop": ["ALL"]}
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+    for volume in job["template"]["spec"]["volumes"]:
+        assert set(volume) - {"name"} <= allowed
 
 
 def test_kubernetes_accepts_the_manifests() -> None:

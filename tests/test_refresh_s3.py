@@ -62,7 +62,8 @@ def refresh(root: str, template: Path) -> Callable[..., Shelf]:
     def go(work: Path, name: str, *, region: str = "demo", tier: str = "provisional",
            keep: int = 3) -> Shelf:
         shelf = Shelf(work / region / "cropland")
-        with mirrored(root, region, "cropland", shelf, keep, 0):
+        with mirrored(root, region, "cropland", shelf, keep, 0) as mirror:
+            mirror.catch_up()
             if name:
                 made(shelf, template, name, region, tier)
         return shelf
@@ -100,7 +101,10 @@ def test_published_whole_and_continued_on_another_machine(
         k for k, _ in buckets.below(first.version(IDS[0]))))
     assert ".run/store.zarr/c/0" in read(root)[1]
     second = Shelf(tmp_path / "b" / "demo" / "cropland")
-    with mirrored(root, "demo", "cropland", second, 3, 0):
+    with mirrored(root, "demo", "cropland", second, 3, 0) as mirror:
+        assert mirror.away()
+        mirror.catch_up()
+        assert not mirror.away()
         assert second.current() == IDS[0]  # what it will carry tiles over from
         for key, path in buckets.below(first.version(IDS[0])):
             assert (second.version(IDS[0]) / key).read_bytes() == path.read_bytes()

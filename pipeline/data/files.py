@@ -88,7 +88,8 @@ def write_trouble(path: Path, error: Exception) -> BadRequest | DataTrouble:
         root = root.__cause__
     reason = getattr(root, "strerror", None) or str(root) or type(root).__name__
     if isinstance(error, OSError) and error.errno in _WRONG_PLACE:
-        return BadRequest(f"cannot write {path}", got=reason, then="try --out with another folder")
+        return BadRequest(f"cannot write {path}", got=reason, then="try --out with another folder "
+                          "(in a schedule: root, work, metrics)")
     return DataTrouble(
         f"could not write {path}", got=reason,
         then=f"{_free_mb(path)} MB are free there; make room and type the command again "

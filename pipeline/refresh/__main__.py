@@ -56,6 +56,8 @@ def command(argv: Sequence[str]) -> int:
     def told(result: RefreshResult) -> None:
         if not args.json:
             print(line(result), flush=True)
+        elif result.exit_code:  # JSON goes into a file; what cron mails is stderr
+            print(line(result), file=sys.stderr, flush=True)
 
     if args.rollback:
         results = [_rollback(jobs, args, now)]

@@ -35,6 +35,15 @@ class Hold:
     lock: Lock
     mirror: Mirror | None = None
 
+    def away(self) -> bool:
+        """Whether what is published is in the bucket only, and nothing there is unfinished."""
+        return self.mirror is not None and self.mirror.away()
+
+    def catch_up(self) -> None:
+        """Have on this machine what is published, and what lost machines had finished."""
+        if self.mirror:
+            self.mirror.catch_up()
+
     def bring(self, name: str) -> None:
         """Have a kept version on this machine."""
         if self.mirror:
@@ -54,7 +63,7 @@ class Hold:
 @contextmanager
 def alone(job: Job, wait_s: float) -> Iterator[Hold]:
     """Hold a map; what a kill left undone is done, and what the block publishes is brought to the
-    bucket.
+    bucket. What is published there is here after ``Hold.catch_up``.
 
     The lock comes first: nothing is cleaned up that another refresh may be making.
 

@@ -8,8 +8,9 @@ it, so that any machine can carry its tiles over. As on a disk the history decid
 after the version and before the pointer, and what a kill leaves undone is done the next time.
 
 Nothing of it needs the working folder to outlive the machine: the published version and what an
-unfinished run had made (``saved``) are brought here first. History and pointer replace only what
-was read under the lease: a machine that was taken for dead, and wakes up, publishes nothing.
+unfinished run had made (``saved``) are brought here where anything is to be made; that nothing is,
+is told by a few small objects. History and pointer replace only what was read under the lease: a
+machine that was taken for dead, and wakes up, publishes nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from contextlib import contextmanager
 from pipeline.data.files import atomic_write_bytes, writing
 from pipeline.infer.store import LOG, RunStore
 from pipeline.mapping import STATE
+from pipeline.publish.sheets import MANIFEST
 from pipeline.refresh.bucket import Bucket, below
 from pipeline.refresh.carry import MARKS
 from pipeline.refresh.lease import Lease, leased, taken_over
-from pipeline.refresh.saved import Saver, fetch, forget, restore
+from pipeline.refresh.saved import UNFINISHED, Saver, fetch, forget, restore
 from pipeline.refresh.versions import HISTORY, REPORT, VERSIONS, Shelf
 from pipeline.spec.grid import Tile
 
 POINTER = "current.json"
+_SAID = (REPORT, MANIFEST, f"{STATE}/{MARKS}", f"{STATE}/{LOG}")  # of a version, beside its pixels
 
 
 class Mirror:
@@ -48,8 +51,8 @@ class Mirror:
         if name and name not in self._shelf.versions() and self._bucket.exists(f"{place}/{REPORT}"):
             fetch(self._bucket, place, self._shelf, name)
 
-    def catch_up(self) -> None:
-        """Bring history, published version and unfinished runs into the working folder.
+    def begin(self) -> None:
+        """Bring the history into the working folder.
 
         What was made here and did not get into the bucket stays, unless another machine has
         published since; then the bucket is right.
@@ -58,10 +61,18 @@ class Mirror:
         mine = (shelf.path / HISTORY).read_bytes() if (shelf.path / HISTORY).is_file() else b""
         if self._history and not mine.startswith(self._history):
             atomic_write_bytes(shelf.path / HISTORY, self._history)
-        name = _published(shelf, self._pointer[0])
-        self.bring(name)
-        _point(shelf, name)
-        restore(self._bucket, shelf)
+
+    def away(self) -> bool:
+        """Whether what is published is in the bucket only, and nothing there is unfinished."""
+        name = self._published()
+        return (bool(name) and name not in self._shelf.versions()
+                and not self._bucket.folders(UNFINISHED))
+
+    def catch_up(self) -> None:
+        """Bring the published version and unfinished runs into the working folder."""
+        self.bring(self._published())
+        _point(self._shelf, self._published())
+        restore(self._bucket, self._shelf)
 
     def begun(self, name: str, store: RunStore, tiles: Mapping[str, Tile]) -> None:
         """A run has begun to make these tiles: what it finishes is kept in the bucket, too."""
@@ -83,6 +94,8 @@ class Mirror:
         """
         self._lease.check()
         bucket, shelf, name = self._bucket, self._shelf, self._shelf.current()
+        if name != self._published():  # an old one, on a disk that had no need to catch up
+            name = ""
         place = f"{VERSIONS}/{name}"
         if name and not bucket.exists(f"{place}/{REPORT}"):
             bucket.delete(bucket.keys(place))  # of an upload that was cut short
@@ -105,6 +118,9 @@ class Mirror:
         self.settle()
         forget(self._bucket)
 
+    def _published(self) -> str:
+        return _published(self._shelf, self._pointer[0])
+
     def _claim(self, key: str, content: bytes, tag: str) -> str:
         if not (made := self._bucket.claim(key, content, tag)):
             raise taken_over(self._bucket)
@@ -114,8 +130,9 @@ class Mirror:
 @contextmanager
 def mirrored(root: str, region: str, task: str, shelf: Shelf, keep: int, keep_finals: int,
              wait_s: float = 0.0) -> Iterator[Mirror]:
-    """Work on a map of a bucket: what is published is brought here first, and what is published
-    here afterwards is brought there. No other machine works on it meanwhile.
+    """Work on a map of a bucket: its history is brought here first, what is published on demand
+    (``Mirror.catch_up``), and what is published here afterwards is brought there. No other machine
+    works on it meanwhile.
 
     Args:
         root: ``s3://bucket/prefix``.
@@ -131,7 +148,7 @@ def mirrored(root: str, region: str, task: str, shelf: Shelf, keep: int, keep_fi
     bucket = Bucket(f"{root.rstrip('/')}/{region}/{task}")
     with leased(bucket, wait_s) as lease:
         mirror = Mirror(bucket, shelf, lease, keep, keep_finals)
-        mirror.catch_up()
+        mirror.begin()
         try:
             yield mirror
         finally:
@@ -140,12 +157,18 @@ def mirrored(root: str, region: str, task: str, shelf: Shelf, keep: int, keep_fi
 
 
 def glance(bucket: Bucket, shelf: Shelf) -> None:
-    """Bring what is said of the published version into an empty folder, without its pixels."""
+    """Bring what is said of the published version into an empty folder; of its rasters only that
+    they are there."""
     atomic_write_bytes(shelf.path / HISTORY, bucket.get(HISTORY) or b"")
     name = _published(shelf, bucket.get_json(POINTER))
-    for key in (REPORT, f"{STATE}/{MARKS}", f"{STATE}/{LOG}") if name else ():
-        if (content := bucket.get(f"{VERSIONS}/{name}/{key}")) is not None:
-            atomic_write_bytes(shelf.version(name) / key, content)
+    place = f"{VERSIONS}/{name}"
+    for key in bucket.keys(place) if name and bucket.exists(f"{place}/{REPORT}") else ():
+        path = shelf.path / key
+        if key.removeprefix(f"{place}/") in _SAID:
+            atomic_write_bytes(path, bucket.get(key) or b"")
+        elif STATE not in path.parts:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
     _point(shelf, name)
 
 

@@ -24,7 +24,7 @@ from pipeline.refresh.carry import (
     reasons,
 )
 from pipeline.refresh.fingerprint import Fingerprints, fingerprints
-from pipeline.refresh.hold import Hold, alone, told_of
+from pipeline.refresh.hold import Hold, alone, glimpsed, told_of
 from pipeline.refresh.job import Job
 from pipeline.refresh.period import due, tier_of
 from pipeline.refresh.product import is_whole
@@ -82,6 +82,11 @@ def refresh(
     shelf, results = job.shelf, []
     with alone(job, wait_s) as hold:
         try:
+            if results := _quiet_day(job, now, hold):
+                for result in results:
+                    shelf.record(result)
+                return results
+            hold.catch_up()
             for timeline in periods(job, now):
                 results.append(_refresh(job, timeline, now, hold, progress))
                 if results[-1].exit_code:
@@ -138,6 +143,7 @@ def rollback(job: Job, name: str, now: datetime, *, wait_s: float = 0.0) -> Refr
     """
     shelf = job.shelf
     with alone(job, wait_s) as hold:
+        hold.catch_up()
         hold.bring(name)
         shelf.find(name)
         result = dataclasses.replace(
@@ -224,6 +230,19 @@ def _refresh(
         shelf.record(result)
     hold.finished()
     return result
+
+
+def _quiet_day(job: Job, now: datetime, hold: Hold) -> list[RefreshResult]:
+    """The results where nothing is to be done and what is published is in a bucket only: what is
+    said of it there tells. Empty on other days: then it must be fetched."""
+    if not hold.away():
+        return []
+    started = time.perf_counter()
+    with glimpsed(job) as seen:
+        found = [_nothing_to_do(plan, seen.shelf, hold) for plan in plan_refresh(seen, now)]
+    seconds = round(time.perf_counter() - started, 3)
+    quiet = [dataclasses.replace(result, seconds=seconds) for result in found if result]
+    return quiet if len(quiet) == len(found) else []
 
 
 def _nothing_to_do(plan: Plan, shelf: Shelf, hold: Hold) -> RefreshResult | None:
