@@ -164,6 +164,7 @@ def test_every_machine_goes_on_from_the_bucket(
     d.grows()
     assert d.refresh("2023-11-05T03:00:00", "--all") == 0  # neither does another machine
     assert "which was rolled back" in d.last.reason
+    assert not d.shelf.versions()  # nor does it fetch the two
     assert published(root, tmp_path)[0] == "20231102T030000Z"
     assert list(complete(Bucket(f"{root}/west/cropland"))) == [
         "20231102T030000Z", "20231104T030000Z"]
@@ -187,6 +188,9 @@ def test_on_a_quiet_day_no_pixel_is_fetched(
     assert {key.rpartition("/")[2] for key in fetched} == {
         "report.json", "manifest.json", "fingerprints.json", "tiles.jsonl"}
     assert not b.shelf.versions()
+    assert b.refresh("2023-11-03T04:00:00", "--all", broken=True) == 3
+    assert (b.last.status, b.last.previous) == ("failed", "20231102T030000Z")
+    assert b.refresh("2023-11-03T05:00:00", "--all") == 0
     bucket = Bucket(f"{root}/west/cropland")
     assert b'"unchanged"' in (bucket.get("history.jsonl") or b"").splitlines()[-1]
     assert_same(published(root, tmp_path)[1], wanted["before"])

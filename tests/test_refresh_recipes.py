@@ -18,6 +18,7 @@ from pipeline import cli
 from pipeline.refresh.__main__ import command, parse
 from pipeline.refresh.metrics import METRICS
 from pipeline.refresh.result import RefreshResult
+from pipeline.refresh.rounds import _SEVERITY
 from pipeline.refresh.serve import parse as parse_serve
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.schedule import parse_schedule
@@ -214,3 +215,12 @@ def test_the_readme_names_real_metrics_and_files() -> None:
     assert named <= set(METRICS)
     for name in re.findall(r"\]\(([^)h][^)]*)\)", text):
         assert (RECIPES / name).is_file()
+
+
+def test_the_readme_has_every_exit_code_and_installs_this_checkout() -> None:
+    text = (RECIPES / "README.md").read_text()
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert told == {*_SEVERITY, cli.INTERRUPTED}
+    installed = re.findall(r"pip install (?:-e )?'([^']*)'", text)
+    assert len(installed) == 2
+    assert all(name.startswith(".[") for name in installed)  # in no registry

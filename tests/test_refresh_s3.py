@@ -150,6 +150,56 @@ def test_an_upload_that_is_cut_short_changes_nothing(
     assert Bucket(f"{root}/demo/cropland").folders("versions") == [IDS[3]]
 
 
+def test_a_pointer_that_was_not_written_makes_no_quiet_day(
+    root: str, refresh: Callable[..., Shelf], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history tells of a version that readers do not see yet, and no tile of it was made, so
+    that nothing is unfinished: who looks must fetch it, and publish it."""
+    refresh(tmp_path / "a", IDS[0])
+    claim = Bucket.claim
+    with monkeypatch.context() as cut:
+        cut.setattr(Bucket, "claim", lambda self, key, *more: (
+            away() if key == POINTER else claim(self, key, *more)))
+        with pytest.raises(DataTrouble, match="away"):
+            refresh(tmp_path / "a", IDS[1])
+    assert read(root)[0] == IDS[0]
+    with mirrored(root, "demo", "cropland", Shelf(tmp_path / "b/demo/cropland"), 3, 0) as mirror:
+        assert mirror.pointed == IDS[0]
+        assert not mirror.away()
+        mirror.catch_up()
+    assert read(root)[0] == IDS[1]
+
+
+def test_a_disk_that_stays_after_its_upload_was_cut_short(
+    root: str, refresh: Callable[..., Shelf], template: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the bucket has unfinished of a version that this disk has whole is no leftover."""
+    shelf, bucket = refresh(tmp_path / "a", IDS[0]), Bucket(f"{root}/demo/cropland")
+
+    def cut_short() -> None:
+        with mirrored(root, "demo", "cropland", shelf, 3, 0) as mirror:
+            mirror.catch_up()
+            bucket.put(f"{UNFINISHED}/{IDS[1]}/.run/{LOG}", b"of its tiles")
+            made(shelf, template, IDS[1])
+            cut.setattr(Bucket, "upload", away)
+
+    with monkeypatch.context() as cut, pytest.raises(DataTrouble, match="away"):
+        cut_short()
+    for _ in range(2):
+        with mirrored(root, "demo", "cropland", shelf, 3, 0) as mirror:
+            shelf.tidy()
+            mirror.catch_up()
+        assert read(root)[0] == shelf.current() == IDS[1]
+        assert shelf.leftovers() == ()
+    with mirrored(root, "demo", "cropland", Shelf(tmp_path / "b/demo/cropland"), 3, 0) as mirror:
+        assert mirror.away()  # and no reason to fetch it
+
+
+def away(*args: object) -> str:
+    raise DataTrouble("the network is away")
+
+
 def test_a_large_object_is_not_there_before_its_last_part(root: str, tmp_path: Path) -> None:
     """The promise of multipart uploads that everything else rests on, asked of the server."""
     import obstore

@@ -69,6 +69,15 @@ def test_promotion_is_a_relative_link_to_a_whole_folder(tmp_path: Path) -> None:
     assert (moved / "current" / "map.tif").read_text() == second
 
 
+def test_leftovers_of_a_version_that_is_whole_stop_no_refresh(tmp_path: Path) -> None:
+    shelf, (first,) = Shelf(tmp_path), ids(14)
+    published(shelf, first)
+    shelf.open_stage(first)
+    shelf.tidy()
+    assert (shelf.path / "current" / "map.tif").read_text() == first
+    assert shelf.leftovers() == (shelf.stage(first),)  # the next run takes it over, and away
+
+
 def test_a_kill_in_the_middle_of_a_promotion_is_made_up_for(tmp_path: Path, monkeypatch) -> None:
     class Killed(BaseException):
         pass

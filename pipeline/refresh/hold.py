@@ -16,7 +16,7 @@ from pipeline.infer.store import RunStore
 from pipeline.refresh.job import Job
 from pipeline.refresh.lock import Lock, locked
 from pipeline.refresh.result import RefreshResult
-from pipeline.refresh.versions import HISTORY, results_of
+from pipeline.refresh.versions import HISTORY, Shelf, results_of
 from pipeline.spec.grid import Tile
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ class Hold:
         """Have on this machine what is published, and what lost machines had finished."""
         if self.mirror:
             self.mirror.catch_up()
+
+    def say(self, shelf: Shelf, name: str) -> None:
+        """Have what is said of a kept version in another folder (``glimpsed``)."""
+        if self.mirror:
+            self.mirror.say(shelf, name)
+
+    def published(self, shelf: Shelf) -> str:
+        """Id of the version that readers see, wherever it is."""
+        return self.mirror.pointed if self.mirror else shelf.current()
 
     def bring(self, name: str) -> None:
         """Have a kept version on this machine."""

@@ -1,15 +1,17 @@
-"""One region and task of a schedule: where its versions lie, and the request of its map."""
+"""One region and task of a schedule: where its versions lie, the request of its map, trouble."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.data.aoi import read_aoi
 from pipeline.data.hrefs import is_remote
 from pipeline.data.sources import CATALOGS
+from pipeline.refresh.result import RefreshResult
 from pipeline.refresh.versions import Shelf
-from pipeline.spec.errors import BadRequest
+from pipeline.spec.errors import BadRequest, PipelineError
 from pipeline.spec.request import MapRequest
 from pipeline.spec.schedule import RegionPlan, Schedule, TaskPlan, parse_schedule
 from pipeline.spec.tasks import Task
@@ -119,6 +121,21 @@ def root_of(schedule: Schedule, base: Path) -> Path:
         raise BadRequest("a remote root needs a folder on this machine to work in",
                          got=schedule.root, then='add: work = "/var/lib/wallmap"')
     return base / schedule.work
+
+
+def failed(job: Job, now: datetime, error: Exception) -> RefreshResult:
+    """The result of a refresh that came to nothing; what was published stays."""
+    known = isinstance(error, PipelineError)
+    return RefreshResult(
+        region=job.region, task=job.task.key, sensor=job.plan.sensor, status="failed",
+        now=utc_text(now), previous=job.shelf.current(),
+        reason=str(error) if known else f"{type(error).__name__}: {error}",
+        exit_code=error.exit_code if isinstance(error, PipelineError) else 1)
+
+
+def utc_text(now: datetime) -> str:
+    """A time as results tell it."""
+    return now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _place(base: Path, text: str) -> str:

@@ -65,8 +65,17 @@ class Mirror:
     def away(self) -> bool:
         """Whether what is published is in the bucket only, and nothing there is unfinished."""
         name = self._published()
-        return (bool(name) and name not in self._shelf.versions()
-                and not self._bucket.folders(UNFINISHED))
+        return (bool(name) and name == self.pointed and name not in self._shelf.versions()
+                and {*self._bucket.folders(UNFINISHED)} <= {name})  # its own is done with
+
+    @property
+    def pointed(self) -> str:
+        """Id of the version that readers of the bucket see; empty before the first."""
+        return str(self._pointer[0].get("version", ""))
+
+    def say(self, shelf: Shelf, name: str) -> None:
+        """Have what is said of a version in another folder, without its pixels."""
+        _say(self._bucket, shelf, name)
 
     def catch_up(self) -> None:
         """Bring the published version and unfinished runs into the working folder."""
@@ -106,7 +115,7 @@ class Mirror:
         mine = (shelf.path / HISTORY).read_bytes() if (shelf.path / HISTORY).is_file() else b""
         if mine != self._history:
             self._history, self._tag = mine, self._claim(HISTORY, mine, self._tag)
-        if name and self._pointer[0].get("version") != name:
+        if name and self.pointed != name:
             pointer = {"version": name, "href": f"./{VERSIONS}/{name}/"}
             text = (json.dumps(pointer) + "\n").encode()
             self._pointer = pointer, self._claim(POINTER, text, self._pointer[1])
@@ -157,19 +166,23 @@ def mirrored(root: str, region: str, task: str, shelf: Shelf, keep: int, keep_fi
 
 
 def glance(bucket: Bucket, shelf: Shelf) -> None:
-    """Bring what is said of the published version into an empty folder; of its rasters only that
-    they are there."""
+    """Bring what is said of the published version into an empty folder."""
     atomic_write_bytes(shelf.path / HISTORY, bucket.get(HISTORY) or b"")
     name = _published(shelf, bucket.get_json(POINTER))
+    _say(bucket, shelf, name)
+    _point(shelf, name)
+
+
+def _say(bucket: Bucket, shelf: Shelf, name: str) -> None:
+    """Bring what is said of a version; of its rasters only that they are there."""
     place = f"{VERSIONS}/{name}"
     for key in bucket.keys(place) if name and bucket.exists(f"{place}/{REPORT}") else ():
         path = shelf.path / key
         if key.removeprefix(f"{place}/") in _SAID:
             atomic_write_bytes(path, bucket.get(key) or b"")
-        elif STATE not in path.parts:
+        elif STATE not in key.split("/"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    _point(shelf, name)
 
 
 def _published(shelf: Shelf, pointer: Mapping[str, object]) -> str:

@@ -9,10 +9,10 @@ from datetime import datetime
 
 from pipeline.data.hrefs import is_remote
 from pipeline.refresh import catalogue, hooks, metrics
-from pipeline.refresh.job import Job, root_of
+from pipeline.refresh.job import Job, failed, root_of
 from pipeline.refresh.lock import locked
 from pipeline.refresh.result import RefreshResult
-from pipeline.refresh.run import failed, not_due, refresh
+from pipeline.refresh.run import not_due, refresh
 from pipeline.spec.errors import PipelineError
 
 _CATALOGUE = ".catalogue"  # folder below the root that holds the catalogue's lock

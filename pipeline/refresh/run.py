@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from pipeline.data.files import atomic_write_json
@@ -25,7 +26,7 @@ from pipeline.refresh.carry import (
 )
 from pipeline.refresh.fingerprint import Fingerprints, fingerprints
 from pipeline.refresh.hold import Hold, alone, glimpsed, told_of
-from pipeline.refresh.job import Job
+from pipeline.refresh.job import Job, failed, utc_text
 from pipeline.refresh.period import due, tier_of
 from pipeline.refresh.product import is_whole
 from pipeline.refresh.result import ByteCounts, RefreshResult, Tier, TileCounts
@@ -92,7 +93,8 @@ def refresh(
                 if results[-1].exit_code:
                     break
         except PipelineError as error:
-            results.append(failed(job, now, error))
+            results.append(dataclasses.replace(failed(job, now, error),
+                                               previous=hold.published(shelf)))
             shelf.record(results[-1])
     return results
 
@@ -110,7 +112,7 @@ def periods(job: Job, now: datetime) -> list[Timeline]:
     """
     published = report_of(job.shelf.version(job.shelf.current())) if job.shelf.current() else {}
     if published and now < datetime.fromisoformat(published["now"]):
-        raise BadRequest("the time is before that of the published version", got=_text(now),
+        raise BadRequest("the time is before that of the published version", got=utc_text(now),
                          allowed=f"from {published['now']}",
                          then="set the clock right, or --rollback to an older version first")
     timeline = parse_period(published["period"], None, datetime.max.replace(tzinfo=UTC)) \
@@ -129,9 +131,9 @@ def not_due(job: Job, now: datetime) -> RefreshResult | None:
     if not timedelta(0) <= now - last < every * (1 - _EARLY):  # a clock that went back: look at it
         return None
     return dataclasses.replace(
-        done[-1], status="unchanged", now=_text(now), previous=done[-1].version, seconds=0.0,
+        done[-1], status="unchanged", now=utc_text(now), previous=done[-1].version, seconds=0.0,
         tiles=TileCounts(), bytes=ByteCounts(), checks=(),
-        reason=f"not due before {_text(last + every)}")
+        reason=f"not due before {utc_text(last + every)}")
 
 
 def rollback(job: Job, name: str, now: datetime, *, wait_s: float = 0.0) -> RefreshResult:
@@ -148,20 +150,10 @@ def rollback(job: Job, name: str, now: datetime, *, wait_s: float = 0.0) -> Refr
         shelf.find(name)
         result = dataclasses.replace(
             RefreshResult.from_json(report_of(shelf.version(name))), status="published",
-            previous=shelf.current(), now=_text(now), seconds=0.0, exit_code=0,
+            previous=shelf.current(), now=utc_text(now), seconds=0.0, exit_code=0,
             reason=f"{ROLLED_BACK} from {shelf.current() or 'nothing'}")
         shelf.publish_again(result)
     return result
-
-
-def failed(job: Job, now: datetime, error: Exception) -> RefreshResult:
-    """The result of a refresh that came to nothing; what was published stays."""
-    known = isinstance(error, PipelineError)
-    return RefreshResult(
-        region=job.region, task=job.task.key, sensor=job.plan.sensor, status="failed",
-        now=_text(now), previous=job.shelf.current(),
-        reason=str(error) if known else f"{type(error).__name__}: {error}",
-        exit_code=error.exit_code if isinstance(error, PipelineError) else 1)
 
 
 def _plan(job: Job, timeline: Timeline, now: datetime) -> Plan:
@@ -174,7 +166,7 @@ def _plan(job: Job, timeline: Timeline, now: datetime) -> Plan:
     expected = [max((c.expected_steps for c in row.choices), default=0.0) for row in made.rows]
     result = RefreshResult(
         region=job.region, task=job.task.key, sensor=job.plan.sensor, status="unchanged",
-        now=_text(now), version=name, previous=current,
+        now=utc_text(now), version=name, previous=current,
         tier=tier_of(timeline, job.plan.late_days, now), period=str(timeline),
         window_closed=now >= timeline.end,
         tiles=_tiles(made, changed, 0), bytes=_bytes(marks, changed, old.records if old else {}),
@@ -191,7 +183,7 @@ def _refresh(
 ) -> RefreshResult:
     started, shelf = time.perf_counter(), job.shelf
     plan = _plan(job, timeline, now)
-    if quiet := _nothing_to_do(plan, shelf, hold):
+    if quiet := _nothing_to_do(plan, shelf, hold.bring):
         result = dataclasses.replace(quiet, seconds=round(time.perf_counter() - started, 3))
         shelf.record(result)
         return result
@@ -239,14 +231,18 @@ def _quiet_day(job: Job, now: datetime, hold: Hold) -> list[RefreshResult]:
         return []
     started = time.perf_counter()
     with glimpsed(job) as seen:
-        found = [_nothing_to_do(plan, seen.shelf, hold) for plan in plan_refresh(seen, now)]
+        say = partial(hold.say, seen.shelf)
+        found = [_nothing_to_do(plan, seen.shelf, say) for plan in plan_refresh(seen, now)]
     seconds = round(time.perf_counter() - started, 3)
     quiet = [dataclasses.replace(result, seconds=seconds) for result in found if result]
     return quiet if len(quiet) == len(found) else []
 
 
-def _nothing_to_do(plan: Plan, shelf: Shelf, hold: Hold) -> RefreshResult | None:
-    """The result where what is published is what would be made, or was rolled back from."""
+def _nothing_to_do(
+    plan: Plan, shelf: Shelf, bring: Callable[[str], None]
+) -> RefreshResult | None:
+    """The result where what is published is what would be made, or was rolled back from;
+    ``bring`` has what was rolled back on the shelf."""
     same, published = plan.result, report_of(shelf.version(plan.result.previous))
     if not plan.shown or not published:
         return None
@@ -258,7 +254,7 @@ def _nothing_to_do(plan: Plan, shelf: Shelf, hold: Hold) -> RefreshResult | None
     last = next((r for r in reversed(shelf.history()) if r.status == "published"), None)
     if last and last.reason.startswith(ROLLED_BACK):
         left = last.reason.split()[-1]
-        hold.bring(left)
+        bring(left)
         bad = before(shelf.version(left) / STATE)
         if bad and not any(reasons(plan.marks, bad, row.key) for row in plan.made.rows):
             return RefreshResult.from_json({**told, "reason": f"the scenes are still those of "
@@ -314,7 +310,3 @@ def _notes(result: RefreshResult) -> dict[str, str]:
     """What every file of the version says of itself."""
     tier: Tier = result.tier
     return {"tier": tier, "version": result.version, "region": result.region}
-
-
-def _text(now: datetime) -> str:
-    return now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

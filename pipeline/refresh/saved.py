@@ -90,7 +90,8 @@ def restore(bucket: Bucket, shelf: Shelf) -> None:
     """Bring what lost machines have left into the working folder, as if they had worked here."""
     for name in bucket.folders(UNFINISHED):
         place = f"{UNFINISHED}/{name}"
-        known = shelf.stage(name).exists() or bucket.exists(f"{VERSIONS}/{name}/{REPORT}")
+        known = (shelf.stage(name).exists() or shelf.version(name).exists()  # not uploaded yet
+                 or bucket.exists(f"{VERSIONS}/{name}/{REPORT}"))
         if not known and bucket.exists(f"{place}/{STATE}/{LOG}"):
             fetch(bucket, place, shelf, shelf.stage(name).name)
 

@@ -102,7 +102,7 @@ class Shelf:
     def _finish(self, name: str) -> None:
         """Two renames: of the stage, then of the link to it."""
         with writing(self.path):
-            if self.stage(name).is_dir():
+            if self.stage(name).is_dir() and not self.version(name).is_dir():
                 os.rename(self.stage(name), self.version(name))
                 sync(self.folder)
             if self.version(name).is_dir() and self.current() != name:

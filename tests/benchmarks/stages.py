@@ -44,6 +44,7 @@ from tests.benchmarks.region import make, part
 
 GOAL = 1.25
 SAMPLE_PX = 1 << 18  # that the network is timed on
+LIMITS = {"read": "decode", "predict": "network", "publish": "write"}  # what a stage is at best
 
 
 def whole(region: Path, aoi: Path, sensor: str, out: Path, more: Sequence[str]) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def measure(region: Path, side: int | None, sensor: str, speed: str) -> dict[str
 
 
 def rows(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of the table."""
+    """Lines of the tables."""
     yield (f"{'':<8}{'wall':>9}{'decode':>9}{'network':>9}{'write':>9}{'ratio':>7}{'of sum':>8}"
            f"{'of cpu':>8}  goal {GOAL}")
     for run in found["runs"]:
@@ -176,6 +177,21 @@ def rows(found: dict[str, Any]) -> Iterator[str]:
                f"{run['of_sum']:>8.2f}{run['of_cpu']:>8.2f}  "
                f"slowest alone: {run['slowest']}, {run['shape'][1]} x {run['shape'][0]} px, "
                f"peak {run['profile']['peak_memory_mib']} MiB")
+    for run in found["runs"]:
+        yield ""
+        yield (f"{run['sensor']:<11}{'seconds':>9}{'px/s':>12}{'MB/s':>9}{'km2/h':>11}"
+               f"{'% of limit':>12}")
+        stages = run["profile"]["stages"]
+        bare = run["alone"]["decode"]
+        size = bare["raw_mb"] / bare["cpu_s"]
+        yield f"{'(decode)':<11}{bare['cpu_s']:>9.2f}{'':>12}{size:>9.1f}{'':>11}{'100 %':>12}"
+        for name, stage in {**stages, "wall": run["profile"]["wall"]}.items():
+            limit = LIMITS.get(name)
+            part = f"{run['alone'][limit]['cpu_s'] / stage['seconds']:.0%}" if limit else ""
+            yield (f"{name:<11}{stage['seconds']:>9.2f}{stage['px_per_s']:>12,.0f}"
+                   f"{stage['mb_per_s']:>9.1f}{stage['km2_per_h']:>11,.0f}{part:>12}")
+        yield ("(decode): GDAL alone, processor time; seconds of a stage are those of all its "
+               "threads, which wait for a core, too; limit: the same work alone")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
