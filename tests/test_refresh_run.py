@@ -159,9 +159,13 @@ def test_rollback_holds_until_something_new_comes(world: World, capsys) -> None:
     assert world.run("--rollback", old, "--region", "west") == 0
     assert world.shelf.current() == old
     assert world.last.reason == f"rolled back from {bad}"
+    assert (world.last.tiles.recomputed, world.last.bytes.read) == (0, 0)
     assert world.refresh("2023-11-05T03:00:00", "--all") == 0
     assert world.shelf.current() == old
     assert f"those of {bad}, which was rolled back" in world.last.reason
+    told = world.last  # nothing was made
+    assert (told.tiles.recomputed, told.tiles.carried) == (0, told.tiles.total)
+    assert told.bytes.read == 0 < told.bytes.saved
     world.archive.edit(names[-2], updated="2023-11-05T00:00:00Z")
     assert world.refresh("2023-11-06T03:00:00", "--all") == 0
     assert world.last.status == "published"

@@ -151,6 +151,7 @@ def rollback(job: Job, name: str, now: datetime, *, wait_s: float = 0.0) -> Refr
         result = dataclasses.replace(
             RefreshResult.from_json(report_of(shelf.version(name))), status="published",
             previous=shelf.current(), now=utc_text(now), seconds=0.0, exit_code=0,
+            tiles=TileCounts(), bytes=ByteCounts(),  # none is made
             reason=f"{ROLLED_BACK} from {shelf.current() or 'nothing'}")
         shelf.publish_again(result)
     return result
@@ -247,8 +248,9 @@ def _nothing_to_do(
     if not plan.shown or not published:
         return None
     told = {**published, "now": same.now, "previous": same.previous, "version": same.previous,
-            "status": "unchanged", "checks": (), "tiles": dataclasses.asdict(same.tiles),
-            "bytes": dataclasses.asdict(same.bytes), "window_closed": same.window_closed}
+            "status": "unchanged", "checks": (), "window_closed": same.window_closed,
+            "tiles": {"total": same.tiles.total, "carried": same.tiles.total},
+            "bytes": {"saved": same.bytes.read + same.bytes.saved}}
     if not plan.changed and published.get("tier") == same.tier:
         return RefreshResult.from_json({**told, "reason": "no tile's scenes have changed"})
     last = next((r for r in reversed(shelf.history()) if r.status == "published"), None)
