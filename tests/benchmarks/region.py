@@ -6,6 +6,7 @@ What is measured is how fast, not how well: a field more does no harm.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,36 @@ def make(folder: Path, repeat: int = REPEAT) -> Path:
         return out
     base = write(folder / "base", PARAMS).parent
     for name in SENSORS:
-        pages = sorted((base / name).glob("*/*.json"))
-        links = []
-        for page in tqdm(pages, desc=name, unit="image"):
-            item = _repeated(json.loads(page.read_text()), page.parent, out / name, repeat)
-            links.append({"rel": "item", "href": f"./{item['id']}/{item['id']}.json"})
-        collection = json.loads((base / name / "collection.json").read_text())
-        collection["links"] = [k for k in collection["links"] if k["rel"] != "item"] + links
-        collection["extent"]["spatial"]["bbox"] = [item["bbox"]]
-        (out / name / "collection.json").write_text(json.dumps(collection))
+        item = rewritten(base / name, out / name, sorted((base / name).glob("*/*.json")),
+                         lambda page, source, to: _repeated(page, source, to, repeat))
     (out / "aoi.geojson").write_text(json.dumps(area_of(item)))
     catalog = json.loads((base / "catalog.json").read_text())
     catalog["links"] = [k for k in catalog["links"] if k["rel"] != "child"
                         or k["href"].split("/")[1] in SENSORS]
     (out / "catalog.json").write_text(json.dumps(catalog))
     return out
+
+
+def rewritten(
+    source: Path, out: Path, pages: Sequence[Path],
+    made: Callable[[dict[str, Any], Path, Path], dict[str, Any]],
+) -> dict[str, Any]:
+    """Write a collection of other images from some pages of one; returns the last item.
+
+    Args:
+        source, out: folders of the collections.
+        pages: of the items.
+        made: an item, of its page, the folder of its images and ``out``.
+    """
+    links = []
+    for page in tqdm(pages, desc=source.name, unit="image"):
+        item = made(json.loads(page.read_text()), page.parent, out)
+        links.append({"rel": "item", "href": f"./{item['id']}/{item['id']}.json"})
+    collection = json.loads((source / "collection.json").read_text())
+    collection["links"] = [k for k in collection["links"] if k["rel"] != "item"] + links
+    collection["extent"]["spatial"]["bbox"] = [item["bbox"]]
+    (out / "collection.json").write_text(json.dumps(collection))
+    return item
 
 
 def _repeated(item: dict[str, Any], source: Path, out: Path, n: int) -> dict[str, Any]:

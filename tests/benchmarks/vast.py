@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
-from tqdm.auto import tqdm
 
-from tests.benchmarks.region import SENSORS, area_of, on_grid
+from tests.benchmarks.region import SENSORS, area_of, on_grid, rewritten
 
 SIDE = 16_384  # pixels of 10 m: 32 x 32 tiles of 512
 _KINDS = {1: "B", 2: "s", 3: "H", 4: "I", 12: "d", 16: "Q"}  # types of values in a TIFF
@@ -37,14 +36,8 @@ def make(region: Path, side: int = SIDE) -> Path:
         months: dict[str, Path] = {}
         for page in sorted((region / name).glob("*/*.json")):
             months.setdefault(json.loads(page.read_text())["properties"]["datetime"][:7], page)
-        links = []
-        for page in tqdm(months.values(), desc=name, unit="image"):
-            item = _enlarged(json.loads(page.read_text()), page.parent, out / name, side)
-            links.append({"rel": "item", "href": f"./{item['id']}/{item['id']}.json"})
-        collection = json.loads((region / name / "collection.json").read_text())
-        collection["links"] = [k for k in collection["links"] if k["rel"] != "item"] + links
-        collection["extent"]["spatial"]["bbox"] = [item["bbox"]]
-        (out / name / "collection.json").write_text(json.dumps(collection))
+        item = rewritten(region / name, out / name, list(months.values()),
+                         lambda page, source, to: _enlarged(page, source, to, side))
     (out / "aoi.geojson").write_text(json.dumps(area_of(item)))
     (out / "catalog.json").write_text((region / "catalog.json").read_text())
     return out
