@@ -15,6 +15,7 @@ import shapely
 import torch
 
 from pipeline import cli
+from pipeline.data.blocks import DECODED
 from pipeline.data.items import ItemSet
 from pipeline.infer.coverage import Cells, coverage
 from pipeline.infer.estimate import Estimate, Kind, Run, estimate, recall, remember, work_of
@@ -212,17 +213,22 @@ def test_a_profile_adds_up() -> None:
     for thread in threads:
         thread.join()
     profile.add("composite", 1.0)
+    DECODED.add(0.5, 4_000_000)
     profile.tiles_done()
     report = json.loads(json.dumps(profile.to_json(10)))
     read, predict = report["stages"]["read"], report["stages"]["predict"]
-    assert list(report["stages"]) == ["read", "composite", "predict"]
+    assert list(report["stages"]) == ["read", "decode", "composite", "predict"]
+    decode = report["stages"]["decode"]
+    assert (decode["seconds"], decode["bytes"], decode["mb_per_s"]) == (0.5, 4_000_000, 8.0)
+    assert report["wall"]["bytes"] == report["stages"]["read"]["bytes"]  # of files, not of pixels
     assert (read["seconds"], read["pixels"], read["px_per_s"]) == (16.0, 800, 50.0)
     assert (predict["seconds"], predict["pixels"]) == (32.0, 640)
     assert read["km2_per_h"] == 50 * 3600 * 100 / 1e6
     assert read["share"] + predict["share"] == pytest.approx(1, abs=1e-3)
     lines = table(report).splitlines()
-    assert [line.split()[0] for line in lines[1:5]] == ["read", "composite", "predict", "wall"]
-    assert "MiB" in lines[5]
+    assert [line.split()[0] for line in lines[1:6]] == [
+        "read", "decode", "composite", "predict", "wall"]
+    assert "MiB" in lines[6]
 
 
 # ---------------------------------------------------------------- estimate
@@ -375,14 +381,16 @@ def test_a_profiled_run_tells_where_its_time_went(
     assert command([*argv, "--profile", "--workers", "2", "--tile-size", "40"]) == 0
     said = capsys.readouterr().out.splitlines()
     first = next(k for k, line in enumerate(said) if line.startswith("stage"))
-    names = [line.split()[0] for line in said[first + 1 : first + 9]]
-    assert names == ["search", "plan", "read", "composite", "predict", "write", "publish", "wall"]
+    names = [line.split()[0] for line in said[first + 1 : first + 10]]
+    assert names == ["search", "plan", "read", "decode", "composite", "predict", "write", "publish",
+                     "wall"]
     manifest = json.loads((out / "manifest.json").read_text())
     stages, area = manifest["profile"]["stages"], manifest["totals"]["area_px"]
     assert stages["read"]["pixels"] == stages["write"]["pixels"] == area
     assert stages["predict"]["pixels"] == manifest["totals"]["mapped_px"]
     assert stages["read"]["bytes"] > 0
     assert 0 < stages["composite"]["seconds"] < manifest["profile"]["wall"]["seconds"] * cores()
+    assert 0 < stages["decode"]["seconds"] < manifest["profile"]["wall"]["seconds"] * cores()
     for tile in manifest["tiles"]:
         assert {"read", "predict", "write"} == set(tile["seconds"])
     # the next map of its kind is estimated from this one

@@ -7,6 +7,7 @@ failed is never held, and what is held belongs to the file as it was when it was
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +65,28 @@ class Grid:
 @lru_cache(maxsize=64)  # to find a CRS's code takes longer than to open a file
 def _text(crs: CRS) -> str:
     return str(crs.to_string())
+
+
+class Decoded:
+    """What this process has decoded so far; threads may add at once.
+
+    Attributes:
+        seconds: of the processor, what GDAL needs to fetch a part of a file included.
+        size: bytes of pixels.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seconds, self.size = 0.0, 0
+
+    def add(self, seconds: float, size: int) -> None:
+        """Count a part of a file."""
+        with self._lock:
+            self.seconds += seconds
+            self.size += size
+
+
+DECODED = Decoded()
 
 
 class BlockStore:
@@ -238,7 +261,9 @@ class HeldFile:
     def _pixels(self, window: Window) -> np.ndarray:
         """What the file holds there, and nothing else."""
         file = self.opened(self.level)
+        begun = time.thread_time()
         pixels = file.read(1, window=window)
+        DECODED.add(time.thread_time() - begun, pixels.nbytes)
         self.sound()
         if self.raw is not None:
             check_blocks(file, window, pixels, self.raw)

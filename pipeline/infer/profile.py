@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.data.blocks import DECODED
 from pipeline.data.remote import RemoteFile
 from pipeline.infer.lanes import cores
 from pipeline.spec.manifest import TileRecord
 
-Stage = Literal["search", "plan", "read", "composite", "predict", "write", "publish"]
+Stage = Literal["search", "plan", "read", "decode", "composite", "predict", "write", "publish"]
 STAGES: tuple[Stage, ...] = (
-    "search", "plan", "read", "composite", "predict", "write", "publish")
+    "search", "plan", "read", "decode", "composite", "predict", "write", "publish")
+WITHIN: tuple[Stage, ...] = ("decode", "composite")  # processor time, parts of "read"
 
 
 @dataclass
@@ -41,13 +43,14 @@ class Spent:
 class Profile:
     """What the stages of a run took so far; threads may add at once.
 
-    ``read`` is fetching, decoding and compositing of tiles; ``composite`` is the processor time of
-    the last of these.
+    ``read`` is fetching, decoding and compositing of tiles; ``decode`` and ``composite`` are the
+    processor time of the last two of these.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._begun, self._bytes = time.perf_counter(), bytes_read()
+        self._decoded = DECODED.seconds, DECODED.size
         self.stages: dict[Stage, Spent] = {}
 
     def add(self, stage: Stage, seconds: float, pixels: int = 0, size: int = 0) -> None:
@@ -76,8 +79,11 @@ class Profile:
             self.add(stage, time.perf_counter() - started)
 
     def tiles_done(self) -> None:
-        """What was read from disk since the start was read for tiles: count it."""
+        """What was read and decoded since the start was so for tiles: count it."""
         self.add("read", 0.0, size=bytes_read() - self._bytes)
+        seconds, size = self._decoded
+        if DECODED.size > size:
+            self.add("decode", DECODED.seconds - seconds, size=DECODED.size - size)
 
     def to_json(self, pixel_m: int) -> dict[str, Any]:
         """Plain JSON: each stage and its rates, the whole run, and the machine.
@@ -86,9 +92,10 @@ class Profile:
             pixel_m: pixel size of the map, metres.
         """
         wall = time.perf_counter() - self._begun
-        busy = sum(s.seconds for key, s in self.stages.items() if key != "composite")
+        busy = sum(s.seconds for key, s in self.stages.items() if key not in WITHIN)
         pixels = max((s.pixels for s in self.stages.values()), default=0)
-        whole = Spent(wall, pixels, sum(s.size for s in self.stages.values()))
+        whole = Spent(wall, pixels, sum(s.size for key, s in self.stages.items()
+                                        if key not in WITHIN))
         return {
             "stages": {key: {**_rates(self.stages[key], pixel_m),
                              "share": round(self.stages[key].seconds / max(busy, 1e-9), 4)}
@@ -117,7 +124,7 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(f"{name:<10}{s['seconds']:>10.2f}{share:>8}"
                      f"{rates[0]:>12}{rates[1]:>9}{rates[2]:>12}")
     return "\n".join([*lines, f"peak memory {report['peak_memory_mib']} MiB; {report['machine']}",
-                      "stages overlap; composite is processor time within read"])
+                      "stages overlap; decode and composite are processor time within read"])
 
 
 def bytes_read() -> int:

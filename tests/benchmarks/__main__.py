@@ -22,9 +22,9 @@ from pipeline.infer.profile import machine
 from tests.benchmarks import goals
 from tests.benchmarks.region import make
 
-SUITE = ("network", "gpu", "reading", "peer", "stages", "scale", "cluster")
+SUITE = ("network", "precision", "gpu", "reading", "peer", "stages", "scale", "cluster")
 # have nothing to do with a region
-_PLAIN = ("network", "gpu")
+_PLAIN = ("network", "precision", "gpu")
 _OPTIONS = {"peer": ["--tiles", "4"]}
 if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip"):
     _OPTIONS["cluster"] = ["--namespaces"]  # workers with their own addresses, one killed

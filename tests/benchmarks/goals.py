@@ -28,7 +28,13 @@ GOALS = (
     Goal("exact: times plain, batches of 16 384", (_variant("paper", "exact", "of_naive"),),
          least=2.0),
     Goal("default: times exact", ("network.networks.paper.default_of_exact",), least=2.5),
-    Goal("default: classes agree, cropland s2", ("network.points.cropland.s2.agree",), least=0.998),
+    *(Goal(f"default: classes agree on held-out points, cropland {sensor}",
+           (f"precision.points.cropland.{sensor}.agree",), least=0.998)
+      for sensor in ("s1", "s2", "l8")),
+    *(Goal(f"default: held-out score moves by, {name} {sensor}",
+           (f"precision.points.{name}.{sensor}.moved_by",), most=0.001)
+      for name, sensors in (("cropland", ("s1", "s2", "l8")), ("lfmc", ("s1", "l8")))
+      for sensor in sensors),
     Goal("fast: predict stage, times plain", ("network.stage.fast",
          "network.stage.plain, batch 16384"), least=15.0),
     Goal("whole run: times its slowest stage, s1", ("stages.runs.s1.ratio",), most=1.25),
@@ -36,6 +42,9 @@ GOALS = (
     *(Goal(f"the usual way{name}: times ours, {sensor}",
            (f"peer.sensors.{sensor}.usual{name}.wall", f"peer.sensors.{sensor}.ours.wall"),
            least=3.0) for sensor in ("s1", "s2") for name in ("", ", tuned")),
+    Goal("planning 9 000 tiles from 2 000 images, seconds", ("scale.planning.plan_s",), most=30),
+    *(Goal(f"finding 2 000 images, seconds: {kind}", (f"scale.searching.{kind}_s",), most=30)
+      for kind in ("api", "parquet")),
     Goal("a tile costs the store, hundred-thousandth of ten-thousandth",
          ("scale.simulated.99856.median_ms_per_tile",
           "scale.simulated.10000.median_ms_per_tile"), most=1.1),

@@ -25,14 +25,17 @@ import pystac
 import shapely
 import shapely.affinity
 import torch
+from stac_geoparquet import arrow
 
 from pipeline.data.items import ItemSet
+from pipeline.data.search import search
 from pipeline.infer.orbits import orbits_of
 from pipeline.infer.plan import Cell, Choice, PlanRow, plan
 from pipeline.infer.predict import Prediction
 from pipeline.infer.profile import machine
 from pipeline.infer.run import run_tiles
 from pipeline.infer.store import LOG, RunStore
+from pipeline.sandbox.items import COLLECTION
 from pipeline.spec.cube import Cube
 from pipeline.spec.grid import Sheet, sheets, window
 from pipeline.spec.layers import layers_of
@@ -41,6 +44,7 @@ from pipeline.spec.tasks import CROPLAND
 from pipeline.spec.timeline import Timeline
 from tests.benchmarks import vast
 from tests.benchmarks.region import make, part
+from tests.support.stac_server import StacServer
 from tests.support.toy import save_untrained, sensor_card, toy_card
 
 YEAR = Timeline(2023 * 12, 12)
@@ -85,6 +89,36 @@ def planning(tiles: int, images: int) -> dict[str, float]:
     orbits_of(items["s1"], [row.tile.geobox for row in rows])
     return {"tiles": len(rows), "images": images, "plan_s": round(planned - begun, 2),
             "orbits_s": round(time.process_time() - planned, 2)}
+
+
+def searching(region: Path, images: int) -> dict[str, float]:
+    """Seconds to find so many images of one sensor: over an API on this machine, 250 a page, and
+    in a stac-geoparquet file."""
+    area = shapely.box(2.2, 45, 9.8, 50.2)
+    with StacServer(region, page=250) as server, tempfile.TemporaryDirectory() as folder:
+        pattern = next(i for i in server.items if i["collection"] == COLLECTION["s2"])
+        server.items = [_renamed(pattern, item) for item in fake_items("s2", images, 3).items]
+        table = Path(folder) / "items.parquet"
+        arrow.to_parquet(arrow.parse_stac_items_to_arrow(server.items), table)
+        took: dict[str, float] = {}
+        for name, place in (("api", server.url), ("parquet", str(table))):
+            begun = time.perf_counter()
+            found = search(place, "s2", area, YEAR)
+            took[f"{name}_s"] = _since(begun)
+            assert len(found.items) == images, (name, len(found.items))
+    return {"images": images, **took}
+
+
+def _renamed(pattern: dict[str, Any], item: pystac.Item) -> dict[str, Any]:
+    """An item of the archive's kind at another item's place and time."""
+    assert item.datetime is not None
+    when = item.datetime.strftime("%Y-%m-%dT%H:%M:%SZ")
+    named = {key: item.id for key in ("s2:datatake_id", "s2:granule_id", "s2:product_uri")
+             if key in pattern["properties"]}
+    assets = {key: asset | {"href": f"https://archive.example/{item.id}/{key}.tif"}
+              for key, asset in pattern["assets"].items()}
+    return pattern | {"id": item.id, "geometry": item.geometry, "bbox": item.bbox, "assets": assets,
+                      "properties": pattern["properties"] | named | {"datetime": when}}
 
 
 class _Reader:
@@ -217,7 +251,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             last = min(args.last, tiles // 2)
             found["simulated"].append(simulate(tiles, last, Path(folder)))
     if args.region:
-        found["runs"] = real_runs(vast.make(make(args.region)))
+        found["searching"] = searching(make(args.region), 2_000)
+        found["runs"] = real_runs(vast.make(args.region))
     print(json.dumps(found, indent=2))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
