@@ -5,11 +5,16 @@ import errno
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from models.losses import prediction_loss
+from models.methods.base import Method, summed
 from models.registry import METHODS
 from pipeline import cli, evaluate
 from pipeline.data.benchmarks import BENCHMARKS
@@ -17,10 +22,12 @@ from pipeline.learn import campaign as campaigns
 from pipeline.learn.campaign import run
 from pipeline.learn.cell import Cell, Found
 from pipeline.learn.cell_store import cell_path, fingerprint, load_cell, save_cell, weights_of
-from pipeline.learn.contenders import ablations, choose_rows, rivals, with_weights
+from pipeline.learn.contenders import ablations, choose_rows, rivals, why_not, with_weights
+from pipeline.learn.fit import Settings
 from pipeline.learn.recipe import SWITCHES, parse_row
 from pipeline.learn.report.figure_style import chosen
 from pipeline.learn.report.results import write_results
+from pipeline.learn.table import tensors
 from pipeline.spec.errors import BadRequest, DataTrouble
 from tests.support.evaluation import (
     fake_cell,
@@ -269,6 +276,50 @@ def test_a_toy_rival_is_one_class_in_the_registry(tmp_path, monkeypatch):
     results = write_results(tmp_path / "out", toy_campaign(tmp_path, "individual,toy", seeds=1),
                             outcome, title="T", against=("individual",), figures=False, request={})
     assert "| Toy | Playing | " in results.table
+
+
+class Least(Method):
+    """The least that a rival needs: it does not tell its features."""
+
+    def __init__(self, make_encoder, sensors, outputs, features):
+        super().__init__(make_encoder, sensors, features)
+        self.head = nn.Linear(features, outputs)
+
+    def predict(self, sensor, x):
+        return self.head(self.encoder[sensor](x))
+
+    def losses(self, inputs, present, target, class_weights=None):
+        terms = [prediction_loss(target[present[:, m]], self.head(z), class_weights)
+                 for m, z in self.features(inputs, present).items()]
+        return summed({"main": torch.stack(terms).sum()})
+
+
+def test_a_rival_of_ones_own_is_trained_and_scored(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "least", Least)
+    wanted = toy_campaign(tmp_path, "individual,least", seeds=1)
+    few = replace(wanted.rows[1].recipe, network={"width": 4, "features": 4, "dense": 4},
+                  settings=Settings(epochs=1, patience=0))
+    wanted = replace(wanted, rows=tuple(replace(r, recipe=few) for r in wanted.rows))
+    outcome = run(wanted)
+    assert not outcome.empty
+    assert len(outcome.done) == 2 * len(wanted.plan.splits)
+    first = {d.row.method: d.cell.features for d in outcome.done if d.split.fold == 0}
+    assert set(first["individual"]) == {"s1", "l8"}
+    assert first["least"] == {}
+
+
+def test_small_is_small_with_every_encoder():
+    for row in choose_rows("individual,mdico,shaspec", "all", ("small",)):
+        assert row.recipe.network["width"] == row.recipe.network["features"] == 64
+        assert ("dense" in row.recipe.network) == (row.encoder == "tempcnn")
+        assert why_not(row, toy_table(), tensors(toy_table(), np.ones(120, bool))) == ""
+
+
+def test_the_papers_rule_is_the_papers_whatever_else_is_switched_on():
+    plain, cycled = (choose_rows("individual+stop5", "tempcnn", common)[0].recipe.settings
+                     for common in ((), ("cycle",)))
+    assert plain == cycled
+    assert (plain.epochs, plain.patience, plain.schedule) == (100, 5, "constant")
 
 
 def test_weights_of_the_user_are_part_of_the_cell(tmp_path):

@@ -94,6 +94,8 @@ def test_the_share_is_of_whole_places_and_grows_without_exchange():
         assert 0 <= part.train.sum() - share * split.train.sum() <= 5
         before = part.train
     assert part_of(table, split, 1.0) is split
+    with pytest.raises(BadRequest, match="a single place or sample to learn from"):
+        part_of(table, split, 1e-6)
 
 
 def test_under_random_folds_the_share_is_of_single_samples():

@@ -195,6 +195,17 @@ def test_multi_label_scores_are_those_of_scikit_learn():
     assert at["weighted F1"] == pytest.approx(f1_score(y, said, average="weighted"))
 
 
+def test_sensors_together_are_calibrated_where_each_of_them_is():
+    y = np.arange(20) % 2
+    found = Found(np.arange(20), y, np.log(np.eye(2)[y] * 0.8 + 0.1))
+    for temperature, name in (({}, "ECE"), ({"s1": 1.0}, "ECE"),
+                              ({"s1": 1.0, "s2": 2.0}, "ECE, temperature")):
+        one = done("mdico", 0, 0, {"s1": found, "s2": found}, temperature=temperature)
+        frame = tidy([one], CROPLAND, y, "toy", "site")
+        fused = set(frame.metric[frame.sensor == "all"])
+        assert {m for m in fused if m.startswith("ECE")} == {name}
+
+
 def test_trees_have_no_encoder_and_no_temperature():
     y = np.arange(20) % 2
     found = Found(np.arange(20), y, np.log(np.eye(2)[y] * 0.8 + 0.1))

@@ -140,6 +140,20 @@ def test_a_pickled_torch_file_is_refused_unread(folder):
         build("foundation", folder)
 
 
+def test_the_width_of_an_archive_is_read_from_it(folder):
+    inputs = batch()[0]
+    assert models.width_of(str(folder), "foundation", inputs) == 3
+    assert models.width_of(str(folder), "omnisat", inputs) == 3
+    with pytest.raises(ValueError, match=r"s2\.pt cannot read inputs of shape"):
+        models.width_of(str(folder), "anysat", inputs | {"s2": inputs["s2"][..., :1]})
+    export(nn.Flatten(), folder / "s2.pt", inputs["s2"])
+    with pytest.raises(ValueError, match="not all the same"):
+        models.width_of(str(folder), "foundation", inputs)
+    (folder / "s2.pt").unlink()
+    with pytest.raises(models.WeightsAbsent, match=r"s2\.pt"):
+        models.width_of(str(folder), "foundation", inputs)
+
+
 def test_features_of_another_size_are_refused(folder):
     module = build("foundation", folder, embedding=768)
     with pytest.raises(ValueError, match=r"features of shape \(3,\), not \(768,\)"):

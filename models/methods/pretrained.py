@@ -137,6 +137,38 @@ class OmniSat(InputFu):
         return self.encoder(*(inputs[s] for s in self.sensors))
 
 
+def width_of(folder: str, method: str, inputs: Mapping[str, Tensor]) -> int:
+    """D of the user's archives, from two samples of each sensor's inputs.
+
+    Args:
+        folder: of the archives.
+        method: ``omnisat`` has one archive for all sensors, the others one a sensor.
+        inputs: per sensor (N, T, C) or (N, T, C, H, W).
+
+    Raises:
+        WeightsAbsent: an archive is not in the folder.
+        ValueError: one cannot read its sensor's inputs, or they differ in D.
+    """
+    some = {sensor: x[:2].cpu() for sensor, x in inputs.items()}
+    jobs = {None: tuple(some.values())} if method == "omnisat" else {
+        sensor: (x,) for sensor, x in some.items()}
+    make, widths = _frozen(folder, method, "the network's authors"), set()
+    for sensor, x in jobs.items():
+        frozen = make(0, 1, sensor)
+        assert isinstance(frozen, Frozen)
+        try:
+            with torch.no_grad():
+                widths.add(int(frozen.hidden.network(*x).shape[1]))
+        except (RuntimeError, IndexError, AttributeError) as error:
+            raise ValueError(f"{sensor or 'all'}.pt cannot read inputs of shape "
+                             f"{[tuple(part.shape[1:]) for part in x]}: "
+                             f"{(str(error).strip().splitlines() or [''])[-1][:120]}") from None
+    if len(widths) > 1:
+        raise ValueError(f"the archives give features of {sorted(widths)} numbers, not all the "
+                         "same")
+    return widths.pop()
+
+
 def _frozen(folder: str, title: str, obtain: str) -> EncoderFactory:
     """Stands in for the encoders: the archive of each sensor, or the one of all."""
 

@@ -95,20 +95,23 @@ def run_cell(
                         device=device)
     at = _scored_rows(table, split, trained.sensors)
     raw = {s: trained.raw(s, at[s]) for s in trained.sensors}
-    embedded = {s: _embed(trained, s, at[s]) for s in trained.sensors} if features else {}
+    embedded = {s: z for s in trained.sensors
+                if features and (z := _embed(trained, s, at[s])) is not None}
     history = {k: np.array(v) for k, v in trained.fitted[0].history.items()}
     return Cell(_found(table, at, raw), history, trained.epochs, time.process_time() - started,
                 trained.temperatures(), embedded)
 
 
-def _embed(trained: Trained, sensor: str, rows: np.ndarray) -> np.ndarray:
-    """(n, D) features that the head works on."""
+def _embed(trained: Trained, sensor: str, rows: np.ndarray) -> np.ndarray | None:
+    """(n, D) features that the head works on; None where a method does not tell them."""
+    embed = getattr(trained.module, "embed_all" if sensor == FUSED else "embed", None)
+    if embed is None:
+        return None
     with torch.inference_mode():
         if sensor == FUSED:
-            inputs = {k: x[rows] for k, x in trained.data.inputs.items()}
-            z = trained.module.embed_all(inputs)  # type: ignore[operator]
+            z = embed({k: x[rows] for k, x in trained.data.inputs.items()})
         else:
-            z = trained.module.embed(sensor, trained.data.inputs[sensor][rows])  # type: ignore[operator]
+            z = embed(sensor, trained.data.inputs[sensor][rows])
     return z.float().cpu().numpy()
 
 

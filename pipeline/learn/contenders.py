@@ -124,8 +124,9 @@ def why_not(row: Row, table: Table, data: Tensors) -> str:
         return f"has no {', '.join(unknown)}"
     try:
         build(row.method, row.encoder, network_options(table, data, row))
-    except WeightsAbsent:
-        return "pretrained, and its weights are not here (--weights DIR)"
+    except WeightsAbsent as error:
+        return (str(error) if row.recipe.network.get("weights")
+                else "pretrained, and its weights are not here (--weights DIR)")
     except ValueError as error:
         return str(error)
     return ""

@@ -159,11 +159,13 @@ def network_options(table: Table, data: Tensors, row: Row) -> dict[str, Any]:
     steps = {k: x.shape[1] for k, x in data.inputs.items()}
     one = set(steps.values())
     overrides = models.image_encoders({k: tuple(x.shape[1:]) for k, x in data.inputs.items()})
+    weights = str(row.recipe.network.get("weights") or "")
     return models.complete(row.encoder, {
         "sensors": {k: x.shape[2] for k, x in data.inputs.items()},
         "steps": one.pop() if len(one) == 1 else steps,
         "outputs": len(table.task.classes) or 1, **row.recipe.network,
         **({"encoders": overrides} if overrides else {}),
+        **({"embedding": models.width_of(weights, row.method, data.inputs)} if weights else {}),
     }, row.method)
 
 

@@ -92,8 +92,9 @@ def make_plan(
     _check(table, splits, names)
     inner = "by place" if protocol == "transfer" else "of the same kind"
     return Plan(protocol, len(names), seeds, tuple(splits), tuple(names),
-                f"Protocol `{protocol}`: {what}; {seeds} seed{'s' * (seeds > 1)}; training "
-                f"stopped by an inner split of the training part, {inner}", own)
+                f"Protocol `{protocol}`: {what}; {seeds} seed{'s' * (seeds > 1)}; early "
+                f"stopping, where a row has it, and temperatures by an inner split of the training "
+                f"part, {inner}", own)
 
 
 def part_of(table: Table, split: Split, share: float) -> Split:
@@ -113,6 +114,9 @@ def part_of(table: Table, split: Split, share: float) -> Split:
     rank[order] = np.arange(len(order))
     size = np.bincount(rank[unit[split.train & table.primary]], minlength=len(order))
     kept = 1 + int(np.searchsorted(np.cumsum(size), share * size.sum()))
+    if kept < 2:  # one part would stop what it has taught
+        raise BadRequest("a share leaves a single place or sample to learn from", got=share,
+                         then="use a larger --share")
     return replace(split, train=split.train & (rank[unit] < kept))
 
 

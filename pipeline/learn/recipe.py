@@ -67,9 +67,12 @@ def _context(*names: str):
     return lambda r: replace(r, context=(*r.context, *(n for n in names if n not in r.context)))
 
 
+SMALL = {"width": 64, "dense": 64, "features": 64}
+
 # What a row can add, and in which words a table says so.
 SWITCHES: dict[str, tuple[str, Any]] = {
-    "stop5": ("the paper's own stopping rule, patience 5", _settings(patience=5)),
+    "stop5": ("the paper's own stopping rule, patience 5",
+              _settings(patience=5, epochs=100, schedule="constant")),
     "fixed": ("20 epochs whatever the validation loss", _settings(patience=0, epochs=20)),
     "season": ("month of each step as sine and cosine", _context(*SEASON)),
     "place": ("elevation, slope, land cover", lambda r: replace(r, place=True)),
@@ -81,8 +84,8 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "hide": ("place withheld from a third of the samples", _settings(hide=1 / 3)),
     "blur": ("noise of 0.3 standard deviations on place, against learning sites by heart",
              _settings(blur=0.3)),
-    "small": ("networks of 64 filters, dense units and features",
-              _network(width=64, dense=64, features=64)),
+    "small": ("networks of 64 filters, dense units and features, of these what an encoder has",
+              _network(**SMALL)),
     "cycle": ("40 epochs of a one-cycle learning rate, last weights",
               _settings(schedule="cycle", epochs=40, patience=0)),
     "ema": ("averaged weights, decay 0.99 a step", _settings(ema=0.99)),
@@ -152,4 +155,8 @@ def parse_row(text: str, encoder: str = "tempcnn") -> Row:
             raise BadRequest("unknown switch", got=name, allowed=", ".join(SWITCHES),
                              then="see python -m pipeline.evaluate --list")
         recipe = SWITCHES[name][1](recipe)
+    if "small" in switches and method not in TREES:
+        known = complete(encoder, {}, method)
+        recipe = replace(recipe, network={k: v for k, v in recipe.network.items()
+                                          if k in known or k not in SMALL})
     return Row(text, method, tuple(switches), encoder, recipe)

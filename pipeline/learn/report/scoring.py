@@ -68,7 +68,8 @@ def tidy(
             head = _head(d.row, sensor, d.share, d.split.seed)
             tail = {"epochs": d.cell.epochs, "cpu_seconds": d.cell.seconds}
             measures = cell_scores(task, target, found, d.cell.temperature.get(sensor))
-            if sensor not in d.cell.found and ECE in measures:  # made of calibrated predictions
+            calibrated = all(s in d.cell.temperature for s in d.cell.found)
+            if sensor not in d.cell.found and calibrated and ECE in measures:
                 measures[ECE_SCALED] = measures.pop(ECE)
             lines += [{**head, "fold": d.split.fold, "metric": m, "value": v,
                        "n": len(found.rows), **tail} for m, v in measures.items()]
