@@ -8,6 +8,10 @@ The z-score is NOT folded into the first layer: a gap is zero after it, and so a
 both ends of the series; with raw values in their place the first layer would need another bias at
 each end, and in bfloat16 a level such as -18 dB would lose the digits that its deviation from the
 mean still has. On a cube's planes (``prep.features``) it takes a few hundredths of the time.
+
+The shared and the unique stack run one after the other, not as one of twice the width: on one core
+(AVX-512 with bfloat16) a common first layer takes 0.99 to 1.06 times as long in all, and with the
+next layer grouped, too, 1.05 to 1.4 times, since its halves must be told apart for what follows.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -26,13 +27,14 @@ from pipeline.infer.estimate import (
 )
 from pipeline.infer.lanes import lanes_for
 from pipeline.infer.levels import level_shift
-from pipeline.infer.predict import Predictor
+from pipeline.infer.predict import Predictor, pick_device
 from pipeline.infer.profile import Profile, machine
 from pipeline.infer.run import Reader, run_tiles
 from pipeline.infer.store import RunStore
 from pipeline.prep.adapt import Shift
 from pipeline.prep.features import bands_needed
 from pipeline.spec.errors import BadRequest, DataTrouble
+from pipeline.spec.machine import cores
 from pipeline.spec.manifest import TileRecord
 from pipeline.spec.sensors import SENSORS
 
@@ -88,6 +90,7 @@ def make_tiles(
             bar.update()
 
         if way.scheduler != NO_SCHEDULER:
+            profile.elsewhere = True
             records = _elsewhere(made, reader, predictor, store, finished, way, profile)
         else:
             lanes = lanes_for(made.request.task, max(_bands(made).values()), made.request.tile_px,
@@ -144,10 +147,11 @@ def learn_rates(made: MapPlan, way: Way, size: int, seconds: float) -> None:
     Args:
         made: its plan.
         way: how its tiles were made.
-        size: bytes read.
+        size: bytes that this process read: of a cluster's tiles nobody counts them.
         seconds: from the first tile to the published files.
     """
-    remember(rates_file(), Run(_kind(made, way), _work(made), size, seconds))
+    counted = size if way.scheduler == NO_SCHEDULER else 0
+    remember(rates_file(), Run(_kind(made, way), _work(made), counted, seconds))
 
 
 def _work(made: MapPlan) -> float:
@@ -161,7 +165,18 @@ def _bands(made: MapPlan) -> dict[str, int]:
 
 
 def _kind(made: MapPlan, way: Way) -> Kind:
-    request = scrubbed(made.request.to_json())
-    where = way.scheduler if way.scheduler in (NO_SCHEDULER, "local") else "cluster"
-    return Kind(machine(), request["task"], request["sensor"], request["catalog"],
-                made.request.device, made.request.speed, where)
+    request, card = scrubbed(made.request.to_json()), made.card
+    asked = made.request.device
+    # a device that is not there is no matter for a plan
+    device = pick_device(asked).type if asked == "auto" else asked
+    options = json.dumps(card.options, sort_keys=True, default=str).encode()
+    network = f"{card.method} {card.encoder} {hashlib.sha256(options).hexdigest()[:8]}"
+    return Kind(machine(), request["task"], request["sensor"], request["catalog"], device,
+                made.request.speed, network, scrubbed(way.scheduler), _workers(way, device))
+
+
+def _workers(way: Way, device: str) -> int:
+    """How many there will be; 0 of a cluster, which has its own."""
+    if way.scheduler not in (NO_SCHEDULER, "local"):
+        return 0
+    return way.workers or (cores() if device == "cpu" or way.scheduler == "local" else 1)

@@ -67,7 +67,7 @@ def command(argv: Sequence[str]) -> int:
     _check(args)
     # torch takes seconds to load: not for --help, and Ctrl-C meanwhile leaves in one line
     from pipeline.infer.profile import Profile, table
-    from pipeline.making import expected
+    from pipeline.making import Way, expected
     from pipeline.mapping import make_map, make_request, plan_map, write_plan
 
     request = make_request(
@@ -76,8 +76,8 @@ def command(argv: Sequence[str]) -> int:
         adapt=args.adapt, speed=args.speed,
     )
     if args.dry_run:
-        plan = plan_map(request)
-        path, takes = write_plan(plan, args.price), expected(plan, args.price)
+        plan, way = plan_map(request), Way(workers=args.workers, scheduler=args.scheduler)
+        path, takes = write_plan(plan, args.price, way), expected(plan, args.price, way)
         if args.json:
             cli.emit(plan.to_json() | {"plan": str(path), "estimate": takes.to_json()})
         else:

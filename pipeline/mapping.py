@@ -168,19 +168,20 @@ def plan_map(
                    tuple(rows), foreign(card, found))
 
 
-def write_plan(made: MapPlan, price: float | None = None) -> Path:
+def write_plan(made: MapPlan, price: float | None = None, way: Way | None = None) -> Path:
     """Write the plan as GeoJSON into the folder of the results; returns its path.
 
     Args:
         made: the plan.
         price: of an hour of this machine.
+        way: how the tiles will be made.
 
     Raises:
         BadRequest: it cannot be written to.
     """
     path = made.request.out / PLAN
     body = plan_geojson(made.rows, made.request.timeline, made.card.metric)
-    atomic_write_json(path, {**body, "estimate": expected(made, price).to_json()})
+    atomic_write_json(path, {**body, "estimate": expected(made, price, way).to_json()})
     return path
 
 

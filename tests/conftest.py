@@ -35,8 +35,8 @@ def _only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_is_held() -> None:
     """Let go of the image blocks that another test has read."""
-    if blocks := sys.modules.get("pipeline.data.blocks"):
-        blocks.SHARED.clear()
+    if held := sys.modules.get("pipeline.data.block_store"):
+        held.SHARED.clear()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,7 +14,7 @@ import rasterio
 from rasterio.windows import Window
 
 from pipeline.data import rasters, web
-from pipeline.data.blocks import BlockStore
+from pipeline.data.block_store import BlockStore
 from pipeline.data.rasters import GDAL_OPTIONS, ImageFile, read_image
 from pipeline.data.remote import RemoteFile
 from pipeline.spec.errors import DataTrouble

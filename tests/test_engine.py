@@ -4,6 +4,7 @@ a pixel's company, on any device, with or without oneDNN, and when a GPU's memor
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,30 @@ def test_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(BadRequest, match="too little free memory"):
         feed(inputs)
     assert largest(8192, lambda n: n) == (8192, 8192)
+
+
+def test_old_slots_are_gone_before_smaller_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hold the very memory that the smaller ones need."""
+    full = [False]
+
+    def narrow(x: Tensor) -> tuple[Tensor, Tensor]:
+        if full[0] and len(x) > 64:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return doubled(x)
+
+    feed = Feed(narrow, (2, 3), CPU)
+    feed._fit(128)
+    old, left = [weakref.ref(slot) for slot in feed.slots], []
+
+    def watched(batch, make):
+        left.extend(slot for ref in old if (slot := ref()))
+        return largest(batch, make)
+
+    monkeypatch.setattr(feeding, "largest", watched)
+    full[0] = True
+    feed(np.ones((500, 2, 3), np.float32))
+    assert feed.batch == 64
+    assert not left
 
 
 def test_a_gpu_batch_is_sized_by_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:

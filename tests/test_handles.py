@@ -16,7 +16,7 @@ from rasterio._env import get_gdal_config
 from rasterio.windows import Window
 
 from pipeline.data import rasters
-from pipeline.data.blocks import BlockStore
+from pipeline.data.block_store import BlockStore
 from pipeline.data.handles import SMALL_BLOCK_CACHE, OpenFiles, most_open
 from pipeline.data.rasters import GDAL_OPTIONS, ImageFile, read_image
 from pipeline.spec.errors import DataTrouble

@@ -19,7 +19,7 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from pipeline.data.aoi import read_aoi
-from pipeline.data.blocks import Grid
+from pipeline.data.block_store import Grid
 from pipeline.data.items import ItemSet, when
 from pipeline.data.load import finer, load_cube, open_composite, open_scenes
 from pipeline.data.reader import centres, nearest

@@ -22,7 +22,8 @@ from rasterio.windows import Window
 
 from pipeline.data import rasters, stacks, web
 from pipeline.data.aoi import read_aoi
-from pipeline.data.blocks import BlockStore, Grid, HeldFile
+from pipeline.data.block_store import BlockStore, Grid
+from pipeline.data.blocks import HeldFile
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube, open_composite
 from pipeline.data.remote import RemoteFile
@@ -188,16 +189,40 @@ def test_strips_are_held_in_larger_pieces(tmp_path: Path, decoded: collections.C
 
 def test_only_so_many_bytes_are_held() -> None:
     store = BlockStore(1000)
+    one = Grid("EPSG:32631", Affine.identity(), 9, 9, "uint8", (10, 10))
     for k in range(50):
-        store.keep_block(k, np.zeros(100, np.uint8))
+        store.keep_block(k, np.zeros(100, np.uint8), one, 0, k)
         store.block(0)  # asked for again and again, and so kept
     assert store.block(0) is not None
     assert [k for k in range(50) if store.block(k) is not None] == [0, *range(41, 50)]
-    one = Grid("EPSG:32631", Affine.identity(), 9, 9, "uint8", (10, 10))
     assert store.takes(one)
     assert not store.takes(dataclasses.replace(one, dtype="float32"))  # it would drive out others
     store.clear()
     assert store.block(0) is None
+
+
+def test_what_will_be_read_is_held_and_nothing_else(
+    tmp_path: Path, decoded: collections.Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of tiles need some 4.4 MB of 7.5: by least recent use alone blocks would drive out
+    each other before they are needed again."""
+    monkeypatch.setitem(globals(), "SIDE", 768)
+    items = scenes(tmp_path, "s2", blockxsize=256, blockysize=256)
+    starts = range(0, 768, 192)
+    grids = [grid_of(x, y, 192) for y in starts for x in starts]
+    cubes, counts = [], []
+    for planned in (True, False):
+        store = BlockStore(4_600_000)
+        monkeypatch.setattr(stacks, "SHARED", store)
+        decoded.clear()
+        with store.expecting(grids if planned else []):
+            for k, grid in enumerate(grids):
+                cubes.append(load_cube(items, grid, BANDS["s2"], SPRING, num_workers=1))
+                store.passed(k if planned else len(grids) + k)
+        counts.append(sum(decoded.values()) / len(decoded))
+    assert counts[0] == 1 < 1.2 < counts[1]
+    for one, other in zip(cubes[:16], cubes[16:], strict=True):
+        np.testing.assert_array_equal(one.x, other.x)
 
 
 def test_a_store_that_is_too_small_changes_nothing(

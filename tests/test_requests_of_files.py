@@ -11,7 +11,7 @@ import rasterio
 import rasterio.shutil
 from rasterio.windows import Window
 
-from pipeline.data.blocks import BlockStore
+from pipeline.data.block_store import BlockStore
 from pipeline.data.rasters import GDAL_OPTIONS, ImageFile, read_image
 from pipeline.data.remote import RemoteFile
 from tests.support.stac_server import StacServer

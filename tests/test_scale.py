@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from concurrent.futures import Future
@@ -15,11 +16,11 @@ import shapely
 import torch
 
 from pipeline import cli
-from pipeline.data.blocks import DECODED
+from pipeline.data.block_store import DECODED
 from pipeline.data.items import ItemSet
 from pipeline.infer.coverage import Cells, coverage
 from pipeline.infer.estimate import Estimate, Kind, Run, estimate, recall, remember, work_of
-from pipeline.infer.lanes import AHEAD, HELD_BYTES, Lanes, cores, in_order, lanes_for
+from pipeline.infer.lanes import AHEAD, HELD_BYTES, Lanes, in_order, lanes_for
 from pipeline.infer.plan import Cell, Choice, PlanRow, plan
 from pipeline.infer.predict import Halted, Prediction, Predictor
 from pipeline.infer.profile import Profile, table
@@ -29,6 +30,7 @@ from pipeline.map import command
 from pipeline.spec.cube import Cube
 from pipeline.spec.grid import sheets
 from pipeline.spec.layers import layers_of
+from pipeline.spec.machine import cores
 from pipeline.spec.manifest import RunManifest, TileRecord
 from pipeline.spec.tasks import CROPLAND
 from pipeline.spec.timeline import Timeline
@@ -220,6 +222,8 @@ def test_a_profile_adds_up() -> None:
     assert list(report["stages"]) == ["read", "decode", "composite", "predict"]
     decode = report["stages"]["decode"]
     assert (decode["seconds"], decode["bytes"], decode["mb_per_s"]) == (0.5, 4_000_000, 8.0)
+    assert (decode["pixels"], decode["px_per_s"]) == (800, 1600)  # those of the tiles read
+    assert report["stages"]["composite"]["km2_per_h"] == 800 * 3600 * 100 / 1e6
     assert report["wall"]["bytes"] == report["stages"]["read"]["bytes"]  # of files, not of pixels
     assert (read["seconds"], read["pixels"], read["px_per_s"]) == (16.0, 800, 50.0)
     assert (predict["seconds"], predict["pixels"]) == (32.0, 640)
@@ -229,11 +233,13 @@ def test_a_profile_adds_up() -> None:
     assert [line.split()[0] for line in lines[1:6]] == [
         "read", "decode", "composite", "predict", "wall"]
     assert "MiB" in lines[6]
+    assert "processor time within read" in lines[7]
+    assert "workers" in table(report | {"elsewhere": True})
 
 
 # ---------------------------------------------------------------- estimate
 
-KIND = Kind("m", "cropland", "s2", "c", "cpu", "default")
+KIND = Kind("m", "cropland", "s2", "c", "cpu", "default", "n")
 
 
 def test_the_work_of_a_plan_is_counted_by_hand() -> None:
@@ -253,7 +259,7 @@ def test_the_work_of_a_plan_is_counted_by_hand() -> None:
 
 def test_an_estimate_is_the_median_of_like_runs_and_states_their_spread() -> None:
     runs = [Run(KIND, 100.0, 1000, s) for s in (10.0, 20.0, 40.0)]
-    other = Run(Kind("m", "cropland", "s1", "c", "cpu", "default"), 1.0, 1, 999.0)
+    other = Run(dataclasses.replace(KIND, sensor="s1"), 1.0, 1, 999.0)
     found = estimate(1000.0, KIND, [*runs, other], price=3.6)
     assert (found.seconds, found.size, found.runs) == (200.0, 10000.0, 3)
     assert found.error == 2.0  # the other two say 30 of the run that took 10
@@ -262,13 +268,19 @@ def test_an_estimate_is_the_median_of_like_runs_and_states_their_spread() -> Non
     one = estimate(1000.0, KIND, runs[:1])
     assert (one.seconds, one.error, one.cost) == (100.0, None, None)
     assert "single run" in str(one)
-    loose = estimate(5.0, Kind("m", "cropland", "all", "d", "cpu", "exact"), [*runs, other])
+    loose = estimate(5.0, dataclasses.replace(KIND, sensor="all", catalog="d", speed="exact"),
+                     [*runs, other])
     assert loose.loose
     assert "other sensors" in str(loose)
-    nothing = estimate(5.0, Kind("n", "cropland", "s2", "c", "cpu", "default"), runs)
-    assert nothing == Estimate(5.0)
+    for field, value in (("machine", "n"), ("network", "toy"), ("scheduler", "local"),
+                         ("workers", 2), ("device", "cuda")):
+        nothing = estimate(5.0, dataclasses.replace(KIND, **{field: value}), runs)
+        assert nothing == Estimate(5.0)
     assert "no rates measured yet on this machine" in str(nothing)
-    json.dumps([e.to_json() for e in (found, one, loose, nothing)])
+    uncounted = estimate(5.0, KIND, [dataclasses.replace(run, size=0) for run in runs])
+    assert uncounted.size is None
+    assert "bytes not counted" in str(uncounted)
+    json.dumps([e.to_json() for e in (found, one, loose, nothing, uncounted)])
 
 
 def test_small_runs_do_not_make_a_large_one_slow() -> None:
@@ -296,6 +308,12 @@ def test_rates_are_kept_and_a_damaged_file_is_no_obstacle(tmp_path: Path) -> Non
     remember(path, run)
     remember(path, run)
     assert recall(path) == [run, run]
+    kept = json.loads(path.read_text())
+    del kept[0]["kind"]["network"]  # as an earlier version wrote it
+    path.write_text(json.dumps([*kept, 3, {"kind": {}}]))
+    assert recall(path) == [run]
+    path.write_text("3")
+    assert recall(path) == []
     path.write_text("[{]")
     assert recall(path) == []
     remember(path, run)
@@ -377,8 +395,8 @@ def test_a_profiled_run_tells_where_its_time_went(
     out = tmp_path / "map"
     argv = ["--aoi", region_aoi, "--sensor", "s2", "--period", "2023-10", "--catalog",
             str(region / "catalog.json"), "--checkpoint", str(untrained["cropland"]), "--out",
-            str(out), "--quiet"]
-    assert command([*argv, "--profile", "--workers", "2", "--tile-size", "40"]) == 0
+            str(out), "--quiet", "--workers", "2"]
+    assert command([*argv, "--profile", "--tile-size", "40"]) == 0
     said = capsys.readouterr().out.splitlines()
     first = next(k for k, line in enumerate(said) if line.startswith("stage"))
     names = [line.split()[0] for line in said[first + 1 : first + 10]]

@@ -203,9 +203,12 @@ def test_the_command_line_with_a_scheduler_of_its_own(
     assert report["totals"]["failed"] == 0
     assert set(report["profile"]["stages"]) >= {"search", "plan", "read", "predict", "publish"}
     assert (tmp_path / "map" / "utm31n" / "map.tif").exists()
-    after = run("--dry-run", "--price", "2")["estimate"]
-    assert after["runs"] == 1
-    assert after["other_sensor_or_catalog"]  # the run was a cluster's
+    assert report["profile"]["elsewhere"]
+    assert run("--dry-run")["estimate"]["runs"] == 0  # the run was a cluster's
+    local = ("--dry-run", "--scheduler", "local", "--workers")
+    assert run(*local, "2")["estimate"]["runs"] == 0  # of one worker
+    after = run(*local, "1", "--price", "2")["estimate"]
+    assert (after["runs"], after["bytes"], after["other_sensor_or_catalog"]) == (1, None, False)
     assert after["image_pixels"] == before["image_pixels"] > 0
     assert after["cost"] == pytest.approx(after["seconds"] / 1800, rel=0.02, abs=1e-4)
     plan = json.loads((tmp_path / "map" / "plan.geojson").read_text())

@@ -1,157 +1,22 @@
-"""Decoded blocks of image files, held for the neighbours of a tile and for its other dates.
-
-A tile seldom lies on the blocks of a file: without this, four tiles would decode each block. What
-failed is never held, and what is held belongs to the file as it was when it was opened.
-"""
+"""An image file read block by block: each is decoded once for all that ask for a part of it."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import groupby, product
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import rasterio
-from affine import Affine
-from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from pipeline.data.handles import OpenFiles, most_open
+from pipeline.data.block_store import DECODED, BlockStore, Grid
 from pipeline.data.intact import Raw, check_blocks
 
 T = TypeVar("T")
-
-# Two rows of blocks of a year of ten bands over a few tiles; with what else a map needs a process
-# stays below 2.5 GiB.
-HELD_BYTES = 768 << 20
-_HEADERS = 1 << 14  # of files and overviews
-_LOCKS = 256
-# Strips and small blocks are decoded and held together, by so many rows, up to so many bytes.
-_LEAST_ROWS, _MOST_BYTES = 256, 1 << 24
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What the header of a file, or of one of its overviews, says of its first band.
-
-    Attributes:
-        crs: as text; empty where the file states none.
-        transform, width, height, dtype: of the pixels.
-        block: rows and columns that are decoded together.
-    """
-
-    crs: str
-    transform: Affine
-    width: int
-    height: int
-    dtype: str
-    block: tuple[int, int]
-
-    @classmethod
-    def of(cls, file: rasterio.DatasetReader) -> Grid:
-        """That of an opened file."""
-        rows, cols = file.block_shapes[0]
-        size = rows * cols * np.dtype(file.dtypes[0]).itemsize
-        rows *= max(min(-(-_LEAST_ROWS // rows), _MOST_BYTES // size), 1)
-        return cls(_text(file.crs) if file.crs else "", file.transform, file.width,
-                   file.height, file.dtypes[0], (rows, cols))
-
-
-@lru_cache(maxsize=64)  # to find a CRS's code takes longer than to open a file
-def _text(crs: CRS) -> str:
-    return str(crs.to_string())
-
-
-class Decoded:
-    """What this process has decoded so far; threads may add at once.
-
-    Attributes:
-        seconds: of the processor, what GDAL needs to fetch a part of a file included.
-        size: bytes of pixels.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.seconds, self.size = 0.0, 0
-
-    def add(self, seconds: float, size: int) -> None:
-        """Count a part of a file."""
-        with self._lock:
-            self.seconds += seconds
-            self.size += size
-
-
-DECODED = Decoded()
-
-
-class BlockStore:
-    """Blocks and headers by least recent use; safe to share between threads.
-
-    Args:
-        limit: bytes of pixels held.
-
-    Attributes:
-        files: of this machine, left open for their next blocks.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._bytes = limit, 0
-        self._blocks: OrderedDict[Hashable, np.ndarray] = OrderedDict()
-        self._headers: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = threading.Lock()
-        self.files = OpenFiles(most_open())
-        # of two threads that need one file the second finds what the first has decoded
-        self._of_file = [threading.Lock() for _ in range(_LOCKS)]
-
-    def takes(self, grid: Grid) -> bool:
-        """Whether blocks of a file are held: one that would drive out all others is not."""
-        rows, cols = grid.block
-        return rows * cols * np.dtype(grid.dtype).itemsize <= self._limit // 8
-
-    def locked(self, key: Hashable) -> threading.Lock:
-        """The lock of a file."""
-        return self._of_file[hash(key) % _LOCKS]
-
-    def header(self, key: Hashable, made: Callable[[], T]) -> T:
-        """What is held of a file's header, or is made now."""
-        with self._lock:
-            if key in self._headers:
-                self._headers.move_to_end(key)
-                return self._headers[key]
-        found = made()
-        with self._lock:
-            self._headers[key] = found
-            while len(self._headers) > _HEADERS:
-                self._headers.popitem(last=False)
-        return found
-
-    def block(self, key: Hashable) -> np.ndarray | None:
-        """Pixels of a block, if they are held."""
-        with self._lock:
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-            return self._blocks.get(key)
-
-    def keep_block(self, key: Hashable, pixels: np.ndarray) -> None:
-        """Hold a block."""
-        with self._lock:
-            self._bytes += pixels.nbytes
-            self._blocks[key] = pixels
-            while self._bytes > self._limit:
-                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
-
-    def clear(self) -> None:
-        """Let go of everything."""
-        with self._lock:
-            self._blocks.clear()
-            self._headers.clear()
-            self._bytes = 0
-        self.files.clear()
 
 
 @dataclass(frozen=True)
@@ -254,7 +119,7 @@ class HeldFile:
             part = pixels[(y - ys[0]) * high :, (x - xs[0]) * wide :][:high, :wide]
             block = part.copy() if len(ys) * len(xs) > 1 else part  # not a view of all of them
             block.flags.writeable = False
-            store.keep_block((self.key, self.level, y, x), block)
+            store.keep_block((self.key, self.level, y, x), block, self.grid, y, x)
             found[y, x] = block
         return found
 
@@ -274,6 +139,3 @@ def _runs(numbers: Sequence[int]) -> Iterator[list[int]]:
     """Consecutive numbers, together."""
     for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         yield [number for _, number in run]
-
-
-SHARED = BlockStore(HELD_BYTES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 import dask.array as da
@@ -19,6 +18,7 @@ from pipeline.data.tile import finer, read_tile
 from pipeline.prep.radiometry import to_db
 from pipeline.spec.cube import Cube
 from pipeline.spec.errors import DataTrouble
+from pipeline.spec.machine import cores
 from pipeline.spec.sensors import Sensor, sensor
 from pipeline.spec.timeline import Timeline
 
@@ -108,10 +108,9 @@ def load_cube(
 
 def _threads(images: Sequence[Images]) -> int:
     """How many read at once, if nobody says."""
-    cores = os.cpu_count() or 1
     away = any(is_remote(file.href) for group in images
                for files in group.files.values() for file in files)
-    return min(8, 4 * cores) if away else cores
+    return min(8, 4 * cores()) if away else cores()
 
 
 def open_scenes(

@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from odc.loader.types import RasterLoadParams
 from shapely.geometry.base import BaseGeometry
 
-from pipeline.data.blocks import SHARED
+from pipeline.data.block_store import SHARED
 from pipeline.data.items import ItemSet
 from pipeline.data.rasters import GDAL_OPTIONS
 from pipeline.data.reader import NearestReader, centres

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import rasterio
 
-from pipeline.data.blocks import BlockStore, HeldFile
+from pipeline.data.block_store import BlockStore
+from pipeline.data.blocks import HeldFile
 from pipeline.data.handles import OpenFiles
 from pipeline.data.hrefs import is_url, shown
 from pipeline.data.intact import Raw

@@ -23,7 +23,8 @@ from odc.loader.types import RasterLoadParams, RasterSource
 from pyproj import Transformer
 from rasterio.windows import Window
 
-from pipeline.data.blocks import BlockStore, Grid, HeldFile
+from pipeline.data.block_store import BlockStore, Grid
+from pipeline.data.blocks import HeldFile
 from pipeline.data.rasters import GDAL_OPTIONS, ImageFile, read_image
 from pipeline.data.remote import Unreadable
 

@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from odc.loader.types import RasterLoadParams
 
 from pipeline.data import load_stackstac
-from pipeline.data.blocks import SHARED
+from pipeline.data.block_store import SHARED
 from pipeline.data.items import ItemSet, when
 from pipeline.data.rasters import ImageFile
 from pipeline.data.reader import NearestDriver, NearestReader

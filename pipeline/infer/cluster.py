@@ -31,7 +31,6 @@ from distributed import (
 from distributed.worker import Worker
 
 from pipeline.data.items import ItemSet
-from pipeline.infer.lanes import cores
 from pipeline.infer.plan import Cell, PlanRow
 from pipeline.infer.predict import Predictor
 from pipeline.infer.profile import Profile
@@ -43,6 +42,7 @@ from pipeline.spec.cube import Cube
 from pipeline.spec.errors import BadRequest, DataTrouble
 from pipeline.spec.grid import Sheet, Tile
 from pipeline.spec.layers import Layer
+from pipeline.spec.machine import cores
 from pipeline.spec.manifest import TileRecord
 from pipeline.spec.request import Mode, Speed
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ _LAST = 20  # runs of a kind that an estimate is made from: machines and archive
 _SPAN = 2.0  # from the smallest to the largest run, before they tell a fixed part
 _FAR = 10.0  # times the largest run: to be said
 # What two runs must share to be of one kind, strictly, and where no run is: loosely.
-_ALIKE = (("machine", "task", "sensor", "device", "speed", "scheduler", "catalog"),
-          ("machine", "task", "sensor", "device", "speed", "scheduler"),
-          ("machine", "task", "device"))
+# Never left out: the network, and where and on how many workers the tiles are made.
+_ALWAYS = ("machine", "task", "device", "network", "scheduler", "workers")
+_ALIKE = ((*_ALWAYS, "sensor", "speed", "catalog"), (*_ALWAYS, "sensor", "speed"), _ALWAYS)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Kind:
 
     Attributes:
         machine: processor, cores and memory.
-        task, sensor, catalog, device, speed, scheduler: as asked for.
+        task, sensor, catalog, speed, scheduler: as asked for.
+        device: that computes: ``auto`` is none.
+        network: its method, encoder and options, not its weights.
+        workers: tiles that are predicted at once; 0 where a cluster decides.
     """
 
     machine: str
@@ -45,7 +49,9 @@ class Kind:
     catalog: str
     device: str
     speed: str
+    network: str
     scheduler: str = "none"
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Estimate:
             None for fewer than two.
         larger: how many times the work of the largest of them this is, from 1 on.
         price: of an hour, in whatever currency it was stated in; None where it was not.
-        loose: the runs were of another sensor or catalogue.
+        loose: the runs were of another sensor, catalogue or speed.
     """
 
     work: float
@@ -108,11 +114,12 @@ class Estimate:
         said = f"{self.work / 1e6:,.0f} million image pixels"
         if self.seconds is None:
             return f"{said}; no rates measured yet on this machine: the first map measures them"
-        parts = [f"{self.size / 1e9:.2f} GB" if self.size else "", _duration(self.seconds),
+        parts = [f"{self.size / 1e9:.2f} GB" if self.size else "bytes not counted",
+                 _duration(self.seconds),
                  f"cost {self.cost:.2f} at {self.price:g} an hour" if self.cost is not None else ""]
         spread = (f"+-{self.error:.0%}, the spread of {self.runs} runs" if self.error is not None
                   else "error unknown, from a single run")
-        what = " of other sensors or catalogues" if self.loose else ""
+        what = " of other sensors, catalogues or speeds" if self.loose else ""
         if self.larger > _FAR:
             what += f", the largest of them {self.larger:.0f} times smaller"
         return f"{said}: {', '.join(p for p in parts if p)} ({spread}{what})"
@@ -186,12 +193,17 @@ def rates_file() -> Path:
 
 
 def recall(path: Path) -> list[Run]:
-    """Runs that were measured; none where the file is missing or damaged."""
+    """Runs that were measured; none where the file is missing or damaged. Those that an earlier
+    version kept, with less to tell them by, are left out."""
+    found = []
     try:
-        return [Run(Kind(**r["kind"]), float(r["work"]), int(r["size"]), float(r["seconds"]))
-                for r in json.loads(path.read_text())]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        for r in json.loads(path.read_text()):
+            with suppress(ValueError, KeyError, TypeError):
+                found.append(Run(Kind(**r["kind"]), float(r["work"]), int(r["size"]),
+                                 float(r["seconds"])))
+    except (OSError, ValueError, TypeError):
+        pass
+    return found
 
 
 def remember(path: Path, run: Run) -> None:

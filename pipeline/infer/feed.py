@@ -58,14 +58,18 @@ class Feed:
         if not len(inputs):
             return np.empty((0, 1), np.float32), np.empty(0, np.float32)
         with self.lock, torch.inference_mode():
-            while True:
-                try:
-                    parts = list(self._parts(_pixel_by_pixel(inputs)))
-                    break
-                except torch.cuda.OutOfMemoryError:  # a neighbour took what was free
-                    self._fit(self.batch // 2)
+            while (parts := self._tried(inputs)) is None:
+                self._fit(self.batch // 2)
         outputs, index = (np.concatenate(column) for column in zip(*parts, strict=True))
         return outputs, index
+
+    def _tried(self, inputs: np.ndarray) -> list[list[np.ndarray]] | None:
+        """All parts; None where a neighbour has taken the memory that was free: only when this has
+        returned does nothing, the error's traceback neither, hold the slots that are to go."""
+        try:
+            return list(self._parts(_pixel_by_pixel(inputs)))
+        except torch.cuda.OutOfMemoryError:
+            return None
 
     def _parts(self, inputs: torch.Tensor) -> Iterator[list[np.ndarray]]:
         batches = range(0, len(inputs), self.batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.data.blocks import SHARED
+from pipeline.data.block_store import SHARED
 from pipeline.data.hrefs import shown
 from pipeline.data.items import ItemSet
 from pipeline.data.presence import hollow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from pipeline.infer.plan import PlanRow
+from pipeline.spec.machine import cores
 from pipeline.spec.tasks import Task
 
 AHEAD = 2  # tiles that are read before anyone waits for them
@@ -52,13 +52,6 @@ def lanes_for(
     most = workers or (cores() if device.type == "cpu" else 1)
     count = most if workers else min(most, fit - 1)
     return Lanes(count, min(AHEAD, max(fit - count, 1)))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: containers and batch systems set it
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_order(

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.data.blocks import DECODED
+from pipeline.data.block_store import DECODED
 from pipeline.data.remote import RemoteFile
-from pipeline.infer.lanes import cores
+from pipeline.spec.machine import cores
 from pipeline.spec.manifest import TileRecord
 
 Stage = Literal["search", "plan", "read", "decode", "composite", "predict", "write", "publish"]
@@ -45,6 +45,11 @@ class Profile:
 
     ``read`` is fetching, decoding and compositing of tiles; ``decode`` and ``composite`` are the
     processor time of the last two of these.
+
+    Attributes:
+        stages: what was counted.
+        elsewhere: the tiles are made by a cluster, whose records hold no more than ``read`` and
+            ``predict``.
     """
 
     def __init__(self) -> None:
@@ -52,6 +57,7 @@ class Profile:
         self._begun, self._bytes = time.perf_counter(), bytes_read()
         self._decoded = DECODED.seconds, DECODED.size
         self.stages: dict[Stage, Spent] = {}
+        self.elsewhere = False
 
     def add(self, stage: Stage, seconds: float, pixels: int = 0, size: int = 0) -> None:
         """Count something."""
@@ -96,13 +102,17 @@ class Profile:
         pixels = max((s.pixels for s in self.stages.values()), default=0)
         whole = Spent(wall, pixels, sum(s.size for key, s in self.stages.items()
                                         if key not in WITHIN))
+        tiles = self.stages.get("read", Spent()).pixels
+        stages = {key: replace(spent, pixels=tiles) if key in WITHIN else spent
+                  for key, spent in self.stages.items()}
         return {
-            "stages": {key: {**_rates(self.stages[key], pixel_m),
-                             "share": round(self.stages[key].seconds / max(busy, 1e-9), 4)}
-                       for key in STAGES if key in self.stages},
+            "stages": {key: {**_rates(stages[key], pixel_m),
+                             "share": round(stages[key].seconds / max(busy, 1e-9), 4)}
+                       for key in STAGES if key in stages},
             "wall": _rates(whole, pixel_m),
             "peak_memory_mib": peak_memory() // 2**20,
             "machine": machine(),
+            "elsewhere": self.elsewhere,
         }
 
 
@@ -119,12 +129,19 @@ def table(report: Mapping[str, Any]) -> str:
     lines = [f"{'stage':<10}{'seconds':>10}{'share':>8}{'px/s':>12}{'MB/s':>9}{'km2/h':>12}"]
     for name, s in {**report["stages"], "wall": report["wall"]}.items():
         share = f"{s['share']:.1%}" if "share" in s else ""
-        rates = [f"{s[key]:,.{digits}f}" if s[total] else "" for key, total, digits in (
-            ("px_per_s", "pixels", 0), ("mb_per_s", "bytes", 1), ("km2_per_h", "pixels", 1))]
-        lines.append(f"{name:<10}{s['seconds']:>10.2f}{share:>8}"
-                     f"{rates[0]:>12}{rates[1]:>9}{rates[2]:>12}")
+        px, mb, km2 = rates(s)
+        lines.append(f"{name:<10}{s['seconds']:>10.2f}{share:>8}{px:>12}{mb:>9}{km2:>12}")
+    note = ("stages overlap; the workers' decode, composite, write, bytes and memory are not "
+            "counted" if report.get("elsewhere") else
+            "stages overlap; decode and composite are processor time within read")
     return "\n".join([*lines, f"peak memory {report['peak_memory_mib']} MiB; {report['machine']}",
-                      "stages overlap; decode and composite are processor time within read"])
+                      note])
+
+
+def rates(stage: Mapping[str, Any]) -> list[str]:
+    """px/s, MB/s and km2/h of a stage as text, empty where nothing was counted."""
+    return [f"{stage[key]:,.{digits}f}" if stage[total] else "" for key, total, digits in (
+        ("px_per_s", "pixels", 0), ("mb_per_s", "bytes", 1), ("km2_per_h", "pixels", 1))]
 
 
 def bytes_read() -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipeline.data.blocks import SHARED
+from pipeline.data.block_store import SHARED
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
 from pipeline.data.places import read_places
@@ -107,8 +107,13 @@ def run_tiles(
             finished(records[row.key])
     todo = in_strips([row for row in rows if row.key not in records])
 
+    number = {row.key: k for k, row in enumerate(todo)}
+
     def read(row: PlanRow) -> tuple[Cube, float] | None:
-        return reader(row, row.choices[0].sensor) if row.choices else None
+        try:
+            return reader(row, row.choices[0].sensor) if row.choices else None
+        finally:
+            SHARED.passed(number[row.key])
 
     def work(
         row: PlanRow, first: Future[tuple[Cube, float] | None]
@@ -117,6 +122,7 @@ def run_tiles(
 
     with (
         one_thread_each(predictor.device),
+        SHARED.expecting([row.tile.geobox for row in todo]),
         closing(in_order(todo, read, work, lanes)) as tiles,
         _halting(predictor),
     ):

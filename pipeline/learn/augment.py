@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.learn.haze import S1_DB, Haze
 from pipeline.spec.card import SensorCard
 from pipeline.spec.sensors import SENSORS
 
@@ -101,6 +102,7 @@ class Augmentation:
         shift, gain: (F,) z' = z + shift * u and z' = z + (z + offset) * gain * u, with u uniform
             in [-1, 1], one for the whole row: a common level, not noise.
         offset: (F,) mean / std.
+        haze: of an optical sensor, if it is switched on.
     """
 
     layout: Layout
@@ -110,28 +112,33 @@ class Augmentation:
     shift: Tensor
     gain: Tensor
     offset: Tensor
+    haze: Haze | None = None
 
     @classmethod
     def of(
         cls, sensor: str, card: SensorCard, *, drop: float, jitter: bool, hide: float = 0.0,
-        blur: float = 0.0,
+        blur: float = 0.0, haze: bool = False,
     ) -> Augmentation:
-        """Augmentation of a sensor; ``jitter`` switches the level shifts."""
-        moved = torch.tensor([float(jitter and f not in _UNMOVED) for f in card.features])
+        """Augmentation of a sensor; ``jitter`` switches the level shifts, ``haze`` wider ones."""
+        free = torch.tensor([float(f not in _UNMOVED) for f in card.features])
+        moved = free * jitter
         std, mean = torch.tensor(card.std), torch.tensor(card.mean)
         sar = sensor in SENSORS and SENSORS[sensor].kind == "sar"
         none = torch.zeros_like(moved)
         return cls(
             Layout.of(card), drop, hide if card.static else 0.0,
             blur if card.static else 0.0,
-            shift=moved * S1_SHIFT_DB / std if sar else none,
+            shift=(free * S1_DB if haze else moved * S1_SHIFT_DB) / std if sar else none,
             gain=none if sar else moved * OPTICAL_GAIN,
             offset=mean / std,
+            haze=Haze.of(sensor, card) if haze else None,
         )
 
     def __call__(self, x: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
         """(N, T, C, ...) and valid steps (N, T) -> (N, T, C, ...); gaps stay gaps."""
         n, f = len(x), self.layout.features
+        if self.haze is not None:
+            x = torch.cat([self.haze(x[:, :, :f], seen, generator), x[:, :, f:]], dim=2)
         if self.shift.any() or self.gain.any():
             u = 2 * _uniform((n, *[1] * (x.dim() - 1)), generator, x) - 1
             shift, offset, gain = (v.to(x.device).view(f, *[1] * (x.dim() - 3))
@@ -159,8 +166,9 @@ class Augmentation:
 
 def augmentations(
     cards: Mapping[str, SensorCard], *, drop: float, jitter: bool, hide: float = 0.0,
-    blur: float = 0.0,
+    blur: float = 0.0, haze: bool = False,
 ) -> dict[str, Augmentation]:
     """One augmentation a sensor."""
-    return {k: Augmentation.of(k, c, drop=drop, jitter=jitter, hide=hide, blur=blur)
+    return {k: Augmentation.of(k, c, drop=drop, jitter=jitter, hide=hide, blur=blur,
+                               haze=haze)
             for k, c in cards.items()}

@@ -100,7 +100,7 @@ def features_of(
 ) -> np.ndarray:
     """(2 n, D) float32 features of rows, as they are and augmented once."""
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
-                            hide=settings.hide, blur=settings.blur)[sensor]
+                            hide=settings.hide, blur=settings.blur, haze=settings.haze)[sensor]
     generator = torch.Generator().manual_seed(seed)
     x, seen = data.inputs[sensor][rows], data.seen[sensor][rows]
     return np.concatenate([_embed(module, sensor, x),

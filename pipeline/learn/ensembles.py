@@ -45,9 +45,9 @@ def _grown(
     """Trees of one kind."""
     settings = row.recipe.settings
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
-                            hide=settings.hide, blur=settings.blur)
+                            hide=settings.hide, blur=settings.blur, haze=settings.haze)
     generator = torch.Generator().manual_seed(seed)
-    copies = _COPIES if settings.drop or settings.jitter or settings.hide else 0
+    copies = _COPIES if settings.drop or settings.jitter or settings.hide or settings.haze else 0
     found = {}
     for k, sensor in enumerate(data.inputs):
         rows = np.flatnonzero(train & table.primary & data.present[:, k].cpu().numpy())

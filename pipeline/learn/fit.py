@@ -34,6 +34,7 @@ class Settings:
         lr: learning rate of Adam, the highest one where it changes.
         drop: share of samples that lose observations in an epoch (``learn.augment``).
         jitter: whether levels are shifted.
+        haze: whether they are shifted more, and by haze (``learn.haze``).
         hide: share of samples whose place features are withheld in an epoch.
         blur: noise on the place features (``Augmentation.blur``).
         schedule: ``constant``, or ``cycle`` (linear warm-up, then half a cosine to zero).
@@ -54,6 +55,7 @@ class Settings:
     ema: float = 0.0
     decay: float = 0.0
     bf16: bool = False
+    haze: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def fit(
     module.to(data.target.device)
     generator = torch.Generator().manual_seed(seed)
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
-                            hide=settings.hide, blur=settings.blur)
+                            hide=settings.hide, blur=settings.blur, haze=settings.haze)
     first, count = _windows(sample, train)
     optimiser = torch.optim.AdamW(module.parameters(), lr=settings.lr, fused=True,
                                   weight_decay=settings.decay)

@@ -95,7 +95,7 @@ def distil(teacher: Trained, row: Row, train: np.ndarray, lesson: Lesson, seed: 
     student.to(data.present.device)
     settings = row.recipe.settings
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
-                            hide=settings.hide, blur=settings.blur)
+                            hide=settings.hide, blur=settings.blur, haze=settings.haze)
     generator = torch.Generator().manual_seed(seed)
     history = {}
     for sensor in data.inputs:

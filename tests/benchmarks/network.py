@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "cropland": shipped("cropland", "s2", found["peaks"], args.rounds),
     }
     found["stage"] = stages("cropland", "s2", args.rounds)
+    found["students"] = {name: operations(name) for name in ("cropland", "lfmc") if _fast(name)}
     found["points"] = {name: points(name) for name in ("cropland", "lfmc") if POINTS.is_dir()}
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
@@ -215,6 +216,17 @@ def shipped(name: str, sensor: str, peak: dict[str, float], rounds: int) -> dict
         student = (small.module, small.card.sensors[sensor].channels)
     return network(f"{name} as shipped, {sensor}", predictor.module, sensor,
                    predictor.card.sensors[sensor].channels, peak, rounds, student=student)
+
+
+def operations(name: str) -> dict[str, dict[str, int]]:
+    """Operations a pixel of a shipped network and of its student, by sensor."""
+    card, _ = load_checkpoint(name, student=True)
+    found = {sensor: {"teacher": teacher, "student": student}
+             for sensor, (teacher, student) in card.teacher["flops"].items()}
+    for sensor, f in found.items():
+        print(f"{name} {sensor}: {f['teacher'] / 1e6:.2f} MFLOP a pixel, its student "
+              f"{f['student'] / 1e6:.3f}, {f['teacher'] / f['student']:.1f} times fewer")
+    return found
 
 
 def stages(name: str, sensor: str, rounds: int) -> dict[str, float]:

@@ -1,5 +1,5 @@
 """From image files to monthly composites, stage by stage, beside GDAL's bare decode of the same
-blocks.
+blocks, and of a bare look at the same memory.
 
     python -m tests.benchmarks.reading [--region DIR] [--tiles N] [--threads N] [--json FILE]
 
@@ -26,7 +26,7 @@ import shapely.geometry
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
-from pipeline.data.blocks import SHARED
+from pipeline.data.block_store import SHARED
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube, recipe_of
 from pipeline.data.rasters import GDAL_OPTIONS
@@ -241,7 +241,8 @@ def markdown(sensor: str, job: Job, rows: dict[str, Row], memory: tuple[float, f
     for name, row in rows.items():
         lines.append(f"| {name} | {row.wall:.2f} | {row.cpu:.2f} | {size / row.cpu / 1e6:.0f} "
                      f"| {pixels / row.cpu / 1e6:.2f} | {row.cpu / rows[BARE].cpu:.2f} |")
-    return lines
+    times = rows[COMPOSITE].cpu / rows[LOOK].cpu
+    return [*lines, "", f"{COMPOSITE}: {times:.2f} times a {LOOK}"]
 
 
 def main() -> None:

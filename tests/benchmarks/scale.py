@@ -42,7 +42,7 @@ from pipeline.spec.layers import layers_of
 from pipeline.spec.manifest import RunManifest, TileRecord
 from pipeline.spec.tasks import CROPLAND
 from pipeline.spec.timeline import Timeline
-from tests.benchmarks import vast
+from tests.benchmarks import apart, vast
 from tests.benchmarks.region import make, part
 from tests.support.stac_server import StacServer
 from tests.support.toy import save_untrained, sensor_card, toy_card
@@ -221,7 +221,8 @@ def real_runs(region: Path, sensors: Sequence[str] = ("s1", "s2")) -> list[dict[
                        "--catalog", str(region / "catalog.json"), "--period", "2023-10", "--json",
                        "--checkpoint", str(toy), "--device", "cpu", "--quiet", "--profile",
                        "--out", f"{folder}/map"]
-                done = subprocess.run(run, capture_output=True, text=True)
+                done = subprocess.run(run, capture_output=True, text=True,
+                                      env=apart(Path(folder)))
                 if done.returncode:
                     raise SystemExit(done.stderr)
                 made = json.loads(done.stdout)
@@ -251,8 +252,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             last = min(args.last, tiles // 2)
             found["simulated"].append(simulate(tiles, last, Path(folder)))
     if args.region:
-        found["searching"] = searching(make(args.region), 2_000)
-        found["runs"] = real_runs(vast.make(args.region))
+        region = make(args.region)
+        found["searching"] = searching(region, 2_000)
+        found["runs"] = real_runs(vast.make(region))
     print(json.dumps(found, indent=2))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))

@@ -27,7 +27,7 @@ import rasterio.shutil
 from tqdm import tqdm
 
 from pipeline import cli
-from pipeline.data import api, blocks, rasters, remote, web
+from pipeline.data import api, block_store, rasters, remote, web
 from pipeline.data.hrefs import shown
 from pipeline.map import command
 from tests.campaigns import scene as scenes
@@ -98,7 +98,7 @@ def run(world: World, sensor: str, out: Path, *more: str) -> tuple[int, str]:
 def forget() -> None:
     """Empty our caches: a run begins as in a new process."""
     remote.RemoteFile._headers.clear()
-    blocks.SHARED.clear()
+    block_store.SHARED.clear()
 
 
 def trial(world: World, kind: str, sensor: str, out: Path, draw: random.Random) -> tuple[str, str]:

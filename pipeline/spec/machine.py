@@ -1,0 +1,12 @@
+"""What of this machine the process may use."""
+
+from __future__ import annotations
+
+import os
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: containers and batch systems set it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
