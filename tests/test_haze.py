@@ -58,5 +58,9 @@ def test_haze_of_radar_is_a_level_and_rows_without_it_are_those_of_old():
     off = Augmentation.of("l8", replace(CARD, features=("ndvi",)), drop=0.0, jitter=False,
                           haze=True)
     assert off.haze is None  # an index without its bands
+    for name, there in (("B01", True), ("blah", False)):
+        more = replace(CARD, features=("B02", "B04", name))
+        made = Augmentation.of("s2", more, drop=0.0, jitter=False, haze=True)
+        assert (made.haze is not None) == there
     assert "haze" not in parse_row("mdico").config()
     assert parse_row("mdico+haze").config() != parse_row("mdico").config()

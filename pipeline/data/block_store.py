@@ -25,9 +25,9 @@ from pipeline.data.horizon import Horizon
 
 T = TypeVar("T")
 
-# Two rows of blocks of a year of ten bands over a few tiles; with what else a map needs a process
-# stays below 2.5 GiB.
-HELD_BYTES = 768 << 20
+# What a strip of a few tiles needs of a year of radar, and most of it of eleven optical bands; with
+# what else a map needs a process stays below 2.5 GiB.
+HELD_BYTES = 672 << 20
 _HEADERS = 1 << 14  # of files and overviews
 _LOCKS = 256
 # Strips and small blocks are decoded and held together, by so many rows, up to so many bytes.

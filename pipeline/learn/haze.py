@@ -20,6 +20,7 @@ OFFSET = 0.01  # reflectance, common to all bands and steps of a sample: of anot
 S1_DB = 2.0  # of radar, common to a sample, in place of ``augment.S1_SHIFT_DB``
 
 _BLUE_UM = 0.49
+_MORE_UM = {"B01": 0.443, "B09": 0.945, "B10": 1.374}  # that benchmarks have, and maps do not need
 _POWER = -2.0  # scattering of a clear atmosphere: Chavez 1988, doi:10.1016/0034-4257(88)90019-3
 
 
@@ -43,17 +44,19 @@ class Haze:
 
     @classmethod
     def of(cls, sensor: str, card: SensorCard) -> Haze | None:
-        """That of a sensor; None for radar, and where an index stands without its bands."""
+        """That of a sensor; None for radar, and where a feature is no band and stands
+        without its bands."""
         known = SENSORS.get(sensor)
         if known is None or known.kind != "optical":
             return None
-        um = {b.name: b.wavelength_um for b in known.bands}
+        um = {**_MORE_UM, **{b.name: b.wavelength_um for b in known.bands}}
         share = [(w / _BLUE_UM) ** _POWER if (w := um.get(f)) else 0.0 for f in card.features]
         found = []
         for k, name in enumerate(card.features):
             if name in um:
                 continue
-            pair = next((p for p in INDICES[name][0] if set(p) <= set(card.features)), None)
+            pairs = INDICES[name][0] if name in INDICES else ()
+            pair = next((p for p in pairs if set(p) <= set(card.features)), None)
             if pair is None:
                 return None
             first, second = (card.features.index(b) for b in pair)
