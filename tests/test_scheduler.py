@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client, KilledWorker, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster, default_client
 
 from pipeline.infer.cluster import Job, TileTask, _record, connected, run_on_cluster
 from pipeline.infer.predict import Predictor
@@ -220,5 +220,8 @@ def test_what_cannot_be_reached_is_said_in_one_line(monkeypatch) -> None:
     with pytest.raises(DataTrouble, match="no scheduler answers"), \
             connected("tcp://127.0.0.1:9", None):
         pass
-    with pytest.raises(BadRequest, match="not an address"), connected("nonsense://a", None):
-        pass
+    for address in ("nonsense://a", "http://x", "::::"):
+        with pytest.raises(BadRequest, match="not an address"), connected(address, None):
+            pass
+    with pytest.raises(ValueError, match="No client"):  # that other computations would wait for
+        default_client()

@@ -28,6 +28,7 @@ from distributed import (
     as_completed,
     get_worker,
 )
+from distributed.comm import get_address_host_port
 from distributed.worker import Worker
 
 from pipeline.data.items import ItemSet
@@ -154,7 +155,7 @@ def run_on_cluster(
     workers = client.scheduler_info(n_workers=-1)["workers"]
     todo = _by_worker(in_strips([row for row in rows if row.key not in records]), list(workers))
     slots = {GPU: 1} if any(w["resources"].get(GPU) for w in workers.values()) else None
-    done, running = as_completed(), dict[Future, PlanRow]()
+    done, running = as_completed(loop=client.loop), dict[Future, PlanRow]()
 
     def submit(n: int) -> None:
         """Give the next tiles to the cluster; the scheduler is not told of all at once."""
@@ -203,6 +204,9 @@ def _record(row: PlanRow, task: Future, store: RunStore) -> TileRecord:
 def connected(scheduler: str, workers: int | None) -> Iterator[Client]:
     """A client of the scheduler at an address, or (``local``) of one started for the block.
 
+    It is not made Dask's default: other computations of the process would be sent to the cluster,
+    and wait for ever where it could not be reached.
+
     Raises:
         BadRequest: it is not an address.
         DataTrouble: nothing answers, or there are no workers: they may be back later.
@@ -211,12 +215,13 @@ def connected(scheduler: str, workers: int | None) -> Iterator[Client]:
         with (
             LocalCluster(n_workers=workers or cores(), threads_per_worker=1, memory_limit=0,
                          dashboard_address="127.0.0.1:0") as cluster,
-            Client(cluster) as client,
+            Client(cluster, set_as_default=False) as client,
         ):
             yield client
         return
     try:
-        client = Client(scheduler, timeout=_PATIENCE)
+        get_address_host_port(scheduler)  # a client that fails at this cannot be closed
+        client = Client(scheduler, timeout=_PATIENCE, set_as_default=False)
     except ValueError as error:
         raise BadRequest("--scheduler is not an address", got=f"{scheduler}: {error}",
                          allowed="tcp://HOST:PORT, local, none", then="try --scheduler local"
