@@ -11,6 +11,8 @@ from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_square
 
 from models.registry import METHODS
 from pipeline.learn.cell import Cell, Found, Split
+from pipeline.learn.fit import FUSED
+from pipeline.learn.metrics import fit_temperature
 from pipeline.learn.recipe import parse_row
 from pipeline.learn.reliability import reliability
 from pipeline.learn.report.ceiling import label_noise, own_place
@@ -19,6 +21,7 @@ from pipeline.learn.report.scoring import COLUMNS, Done, tidy, together
 from pipeline.learn.report.significance import compare, corrected_t
 from pipeline.learn.report.standings import Standings
 from pipeline.learn.report.tabulate import grid, main_table, measures_table, report, shares_table
+from pipeline.learn.report.temperatures import with_temperatures
 from pipeline.spec.tasks import task
 from tests.support.evaluation import toy_table
 
@@ -204,6 +207,33 @@ def test_sensors_together_are_calibrated_where_each_of_them_is():
         frame = tidy([one], CROPLAND, y, "toy", "site")
         fused = set(frame.metric[frame.sensor == "all"])
         assert {m for m in fused if m.startswith("ECE")} == {name}
+
+
+def test_what_no_inner_split_gives_a_temperature_has_one_from_the_other_folds():
+    rng = np.random.default_rng(0)
+    y = (rng.random(60) < 0.4).astype(int)
+    said = 1.5 * rng.normal(size=(60, 2)) + 1.5 * np.eye(2)[y]
+
+    def cell(row, seed, fold, rows, **more):
+        found = Found(rows, said[rows].argmax(1), said[rows] * (1 + seed))
+        return done(row, seed, fold, dict.fromkeys(("s1", "s2", FUSED), found), **more)
+
+    first, second = np.arange(25), np.arange(20, 60)  # a place of both, too
+    cells = [cell("extra-trees", 0, 0, first), cell("extra-trees", 0, 1, second),
+             cell("extra-trees", 1, 0, first), cell("extra-trees", 1, 1, second),
+             cell("mdico", 0, 0, first, temperature={"s2": 7.0}), cell("mdico", 0, 1, second),
+             cell("individual", 0, 0, first), cell("mdico+cv5", 0, 0, np.arange(3)),
+             cell("mdico+cv5", 0, 1, first)]
+    found = [d.cell.temperature for d in with_temperatures(cells, CROPLAND, y)]
+    own = [fit_temperature(said[25:], y[25:]), fit_temperature(said[:20], y[:20])]
+    assert 0.2 < own[0] != own[1] < 5
+    twice = [fit_temperature(2 * said[25:], y[25:]), fit_temperature(2 * said[:20], y[:20])]
+    assert found[:4] == [{"s1": t, "s2": t} for t in (*own, *twice)]
+    assert found[4] == {"s1": own[0], "s2": 7.0}
+    assert found[6] == {}  # there is no other fold
+    assert found[8] == {}  # too few rows
+    assert with_temperatures(cells, LFMC, y.astype(float)) == tuple(cells)
+    assert cells[0].cell.temperature == {}
 
 
 def test_trees_have_no_encoder_and_no_temperature():

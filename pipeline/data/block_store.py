@@ -1,7 +1,8 @@
 """Decoded blocks of image files, held for the neighbours of a tile and for its other dates.
 
 A tile seldom lies on the blocks of a file: without this, four tiles would decode each block. What
-failed is never held, and what is held belongs to the file as it was when it was opened.
+failed is never held, and what is held belongs to the file as it was when it was opened. What memory
+has no room for, and a later tile needs, lies on disk until then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,12 +24,13 @@ from rasterio.crs import CRS
 
 from pipeline.data.handles import OpenFiles, most_open
 from pipeline.data.horizon import Horizon
+from pipeline.data.spill import Spill
 
 T = TypeVar("T")
 
-# What a strip of a few tiles needs of a year of radar, and most of it of eleven optical bands; with
-# what else a map needs a process stays below 2.5 GiB.
-HELD_BYTES = 672 << 20
+# Most of what a strip of a few tiles needs of a year of radar, and half of it of eleven optical
+# bands (the rest lies on disk); with what else a map needs a process stays well below 2.5 GiB.
+HELD_BYTES = 512 << 20
 _HEADERS = 1 << 14  # of files and overviews
 _LOCKS = 256
 # Strips and small blocks are decoded and held together, by so many rows, up to so many bytes.
@@ -91,9 +94,9 @@ DECODED = Decoded()
 class BlockStore:
     """Blocks and headers by least recent use; safe to share between threads.
 
-    A run that says what it is going to read (``expecting``) does not hold what it is done with: by
-    least recent use alone a wide area's blocks would drive out each other before they are needed
-    again.
+    A run that says what it is going to read (``expecting``) does not hold what it is done with, and
+    lays on disk what it is not: by least recent use alone a wide area's blocks would drive out each
+    other before they are needed again.
 
     Args:
         limit: bytes of pixels held.
@@ -110,6 +113,7 @@ class BlockStore:
         self._horizon: Horizon | None = None
         self._next, self._read = 0, set[int]()  # the first window that is not read, later ones
         self._ends: dict[int, list[Hashable]] = {}  # blocks by their last window
+        self._spill: Spill | None = None
         self.files = OpenFiles(most_open())
         # of two threads that need one file the second finds what the first has decoded
         self._of_file = [threading.Lock() for _ in range(_LOCKS)]
@@ -141,7 +145,12 @@ class BlockStore:
         with self._lock:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
-            return self._blocks.get(key)
+                return self._blocks[key]
+            spill = self._spill
+        if spill is None or (pixels := spill.get(key)) is None:
+            return None
+        self._hold(key, pixels)
+        return pixels
 
     def keep_block(self, key: Hashable, pixels: np.ndarray, grid: Grid, y: int, x: int) -> None:
         """Hold the block of a row and column of blocks."""
@@ -150,27 +159,43 @@ class BlockStore:
         with self._lock:
             if horizon is not None and horizon is self._horizon:
                 self._ends.setdefault(max(last, self._next), []).append(key)
+        self._hold(key, pixels)
+
+    def _hold(self, key: Hashable, pixels: np.ndarray) -> None:
+        out: list[tuple[Hashable, np.ndarray]] = []
+        with self._lock:
+            spill = self._spill
+            if (before := self._blocks.pop(key, None)) is not None:
+                self._bytes -= before.nbytes
             self._bytes += pixels.nbytes
             self._blocks[key] = pixels
             while self._bytes > self._limit:
-                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+                out.append(self._blocks.popitem(last=False))
+                self._bytes -= out[-1][1].nbytes
+        if spill is not None:
+            for other, block in out:
+                spill.put(other, block)
 
     @contextmanager
-    def expecting(self, windows: Sequence[GeoBox]) -> Iterator[None]:
+    def expecting(self, windows: Sequence[GeoBox], folder: Path | None = None) -> Iterator[None]:
         """Hold a block only as long as one of these windows that touches it is not ``passed``.
 
         Args:
             windows: that will be read, about in that order.
+            folder: on a disk that has room for what memory has not; None does without.
         """
-        self._expect(Horizon(windows))
+        spill = Spill(folder) if folder else None
+        self._expect(Horizon(windows), spill)
         try:
             yield
         finally:
-            self._expect(None)
+            self._expect(None, None)
+            if spill:
+                spill.close()
 
-    def _expect(self, horizon: Horizon | None) -> None:
+    def _expect(self, horizon: Horizon | None, spill: Spill | None) -> None:
         with self._lock:
-            self._horizon, self._next = horizon, 0
+            self._horizon, self._spill, self._next = horizon, spill, 0
             self._read.clear()
             self._ends.clear()
 
@@ -183,6 +208,8 @@ class BlockStore:
                 for key in self._ends.pop(self._next, ()):
                     if (block := self._blocks.pop(key, None)) is not None:
                         self._bytes -= block.nbytes
+                    if self._spill:
+                        self._spill.drop(key)
                 self._next += 1
 
     def clear(self) -> None:
@@ -191,6 +218,8 @@ class BlockStore:
             self._blocks.clear()
             self._headers.clear()
             self._bytes = 0
+            if self._spill:
+                self._spill.clear()
         self.files.clear()
 
 

@@ -122,7 +122,7 @@ def run_tiles(
 
     with (
         one_thread_each(predictor.device),
-        SHARED.expecting([row.tile.geobox for row in todo]),
+        SHARED.expecting([row.tile.geobox for row in todo], store.root),
         closing(in_order(todo, read, work, lanes)) as tiles,
         _halting(predictor),
     ):

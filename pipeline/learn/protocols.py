@@ -91,10 +91,11 @@ def make_plan(
         what = _words(table, protocol, FOLDS if folds is None else folds)
     _check(table, splits, names)
     inner = "by place" if protocol == "transfer" else "of the same kind"
+    others = " (temperatures of averages and trees by the other folds)" * (len(names) > 1)
     return Plan(protocol, len(names), seeds, tuple(splits), tuple(names),
                 f"Protocol `{protocol}`: {what}; {seeds} seed{'s' * (seeds > 1)}; early "
                 f"stopping, where a row has it, and temperatures by an inner split of the training "
-                f"part, {inner}", own)
+                f"part, {inner}{others}", own)
 
 
 def part_of(table: Table, split: Split, share: float) -> Split:

@@ -25,6 +25,7 @@ from pipeline.learn.report.naming import sensor_title
 from pipeline.learn.report.scoring import tidy
 from pipeline.learn.report.standings import Standings
 from pipeline.learn.report.tabulate import report
+from pipeline.learn.report.temperatures import with_temperatures
 from pipeline.spec.card import FEATURE_PATH
 
 _PACKAGES = ("numpy", "pandas", "scikit-learn", "scipy", "torch")
@@ -65,7 +66,8 @@ def write_results(
         DataTrouble: the disk is full or failing.
     """
     table, plan = campaign.table, campaign.plan
-    frame = tidy(outcome.done, table.task, table.target, campaign.benchmark, plan.protocol)
+    done = with_temperatures(outcome.done, table.task, table.target)
+    frame = tidy(done, table.task, table.target, campaign.benchmark, plan.protocol)
     # with fewer training samples, each test sample weighs more (significance.corrected_t)
     standings = Standings(frame, campaign.rows, metric_name(table.task), table.sensors,
                           plan.test_share / max(campaign.shares), plan.given)
@@ -82,7 +84,7 @@ def write_results(
     }
     atomic_write_text(files["table"], markdown)
     if figures:
-        picture = Picture(title, protocol, standings, outcome.done, table.task, table.target)
+        picture = Picture(title, protocol, standings, done, table.task, table.target)
         files |= {f"figure {p.stem}": p for p in write_figures(out / "figures", picture)}
     files["run"] = out / "run.json"
     atomic_write_json(files["run"], {

@@ -114,7 +114,7 @@ def cell_scores(
         task: of the benchmark.
         target: of all rows.
         found: held-out predictions.
-        temperature: fitted on the inner split; None where there is none.
+        temperature: fitted on rows that are not scored; None where there is none.
     """
     mine = target[found.rows]
     if len(mine) < FEWEST or (task.kind == "regression" and np.ptp(mine) == 0):
