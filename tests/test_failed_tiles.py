@@ -23,7 +23,7 @@ from pipeline.spec.grid import window
 from pipeline.spec.layers import NO_QUALITY, NO_SENSOR, OUTSIDE, layers_of
 from pipeline.spec.tasks import CROPLAND
 from tests.support.records import record
-from tests.test_infer import FakeReader, predictor_of, rows_of
+from tests.support.tiles import FakeReader, predictor_of, rows_of
 
 
 class Doubled(FakeReader):
