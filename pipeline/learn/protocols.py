@@ -90,12 +90,19 @@ def make_plan(
         names = [str(k) for k in range(splits[0].folds)]
         what = _words(table, protocol, FOLDS if folds is None else folds)
     _check(table, splits, names)
-    inner = "by place" if protocol == "transfer" else "of the same kind"
-    others = " (temperatures of averages and trees by the other folds)" * (len(names) > 1)
     return Plan(protocol, len(names), seeds, tuple(splits), tuple(names),
-                f"Protocol `{protocol}`: {what}; {seeds} seed{'s' * (seeds > 1)}; early "
-                f"stopping, where a row has it, and temperatures by an inner split of the training "
-                f"part, {inner}{others}", own)
+                f"Protocol `{protocol}`: {what}; {seeds} seed{'s' * (seeds > 1)}; "
+                f"{_stopping(table, protocol, len(names))}", own)
+
+
+def _stopping(table: Table, protocol: str, folds: int) -> str:
+    """In words where early stopping and temperatures come from."""
+    inner = "by place" if protocol == "transfer" else "of the same kind"
+    split = f"by an inner split of the training part, {inner}"
+    if table.task.kind != "classification":
+        return f"early stopping, where a row has it, {split}"
+    others = " (temperatures of averages and trees by the other folds)" * (folds > 1)
+    return f"early stopping, where a row has it, and temperatures {split}{others}"
 
 
 def part_of(table: Table, split: Split, share: float) -> Split:
