@@ -3,6 +3,8 @@ let go that is."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from affine import Affine
 from hypothesis import given, settings
@@ -80,3 +82,51 @@ def test_a_block_goes_with_the_last_window_that_touches_it() -> None:
     store.keep_block(7, np.zeros(9, np.uint8), grid, 0, 0)
     store.passed(0)
     assert store.block(7) is not None  # nothing is expected: held by least recent use
+
+
+def block(value: int) -> np.ndarray:
+    return np.full(90, value, np.uint8)
+
+
+def test_what_lies_on_disk_goes_with_its_last_window_too(tmp_path: Path) -> None:
+    store = BlockStore(120)  # one block beside a disk
+    grid = Grid(UTM31, tile(0, 0).affine, 250, 50, "uint8", (50, 50))
+    store.keep_block("before", block(9), grid, 0, 0)  # of nobody who says what will be read
+    for _ in range(2):  # a run after the other
+        with store.expecting([tile(k, 0) for k in range(5)], tmp_path):
+            store.keep_block(0, block(0), grid, 0, 0)
+            store.keep_block(3, block(3), grid, 0, 3)
+            assert store._spill is not None
+            assert store._spill.get("before") is None
+            np.testing.assert_array_equal(store.block(0), block(0))
+            store.passed(0)
+            store.passed(1)
+            assert store._spill.get(0) is None
+            assert store.block(0) is None
+            np.testing.assert_array_equal(store.block(3), block(3))
+            store.keep_block(2, block(2), grid, 0, 3)
+            assert store._spill.get(3) is not None
+            store.clear()
+            assert store.block(3) is None
+            assert store.block(2) is None
+        assert store._spill is None
+
+
+def test_a_block_that_is_held_twice_counts_once() -> None:
+    store = BlockStore(200)
+    grid = Grid(UTM31, tile(0, 0).affine, 250, 50, "uint8", (50, 50))
+    store.keep_block(1, block(1), grid, 0, 0)
+    for _ in range(5):
+        store.keep_block(0, block(0), grid, 0, 0)
+    assert store.block(0) is not None
+    assert store.block(1) is not None
+
+
+def test_without_a_disk_all_of_the_memory_is_used(tmp_path: Path) -> None:
+    grid = Grid(UTM31, tile(0, 0).affine, 250, 50, "uint8", (50, 50))
+    for folder, count in ((None, 4), (tmp_path / "missing", 4), (tmp_path, 3)):
+        store = BlockStore(400)
+        with store.expecting([tile(0, 0)], folder):
+            for k in range(9):
+                store.keep_block(k, block(k), grid, 0, 0)
+            assert len(store._blocks) == count

@@ -77,9 +77,10 @@ def test_calibrated_predictions_have_no_calibration_error():
     assert reliability(2 * logits, np.where(right, 0, 1), 2.0).ece < 0.01
 
 
-def done(row, seed, fold, found, share=1.0, temperature=None):
+def done(row, seed, fold, found, share=1.0, temperature=None, train=None):
     nothing = np.zeros(0, bool)
-    return Done(parse_row(row), Split(seed, fold, 2, nothing, nothing, "site"), share,
+    train = nothing if train is None else train
+    return Done(parse_row(row), Split(seed, fold, 2, train, nothing, "site"), share,
                 Cell(found, {}, 7.0, 1.5, temperature or {}))
 
 
@@ -145,25 +146,36 @@ def test_what_no_inner_split_gives_a_temperature_has_one_from_the_other_folds():
     rng = np.random.default_rng(0)
     y = (rng.random(60) < 0.4).astype(int)
     said = 1.5 * rng.normal(size=(60, 2)) + 1.5 * np.eye(2)[y]
+    first, second = np.arange(20), np.arange(20, 60)
 
-    def cell(row, seed, fold, rows, **more):
-        found = Found(rows, said[rows].argmax(1), said[rows] * (1 + seed))
-        return done(row, seed, fold, dict.fromkeys(("s1", "s2", FUSED), found), **more)
+    def cell(row, seed, rows, train, sharpness=1.0, sensors=("s1", FUSED), **more):
+        found = Found(rows, said[rows].argmax(1), sharpness * said[rows])
+        return done(row, seed, int(rows[0] > 0), dict.fromkeys(sensors, found),
+                    train=np.isin(np.arange(60), train), **more)
 
-    first, second = np.arange(25), np.arange(20, 60)  # a place of both, too
-    cells = [cell("extra-trees", 0, 0, first), cell("extra-trees", 0, 1, second),
-             cell("extra-trees", 1, 0, first), cell("extra-trees", 1, 1, second),
-             cell("mdico", 0, 0, first, temperature={"s2": 7.0}), cell("mdico", 0, 1, second),
-             cell("individual", 0, 0, first), cell("mdico+cv5", 0, 0, np.arange(3)),
-             cell("mdico+cv5", 0, 1, first)]
+    def fitted(rows, sharpness=1.0):
+        return fit_temperature(sharpness * said[rows], y[rows])
+
+    cells = [
+        cell("extra-trees", 0, first, second), cell("extra-trees", 0, second, first),
+        cell("extra-trees", 1, first, second, 2), cell("extra-trees", 1, second, first, 2),
+        cell("mdico", 0, first, second, temperature={"s1": 7.0}), cell("mdico", 0, second, first),
+        cell("individual", 0, first, second),  # there is no other fold
+        # a share: of the other fold's rows those that it may learn from
+        cell("extra-trees", 0, first, second[:15], share=0.4),
+        cell("extra-trees", 0, second, first[:9], share=0.4),
+        cell("mdico+cv5", 0, first, second[:10]), cell("mdico+cv5", 0, second, first),
+        replace(cell("mdico+cv5", 0, first, second, 3), row=parse_row("mdico+cv5", "mlp")),
+        replace(cell("mdico+cv5", 0, second, first, 3), row=parse_row("mdico+cv5", "mlp")),
+    ]
     found = [d.cell.temperature for d in with_temperatures(cells, CROPLAND, y)]
-    own = [fit_temperature(said[25:], y[25:]), fit_temperature(said[:20], y[:20])]
-    assert 0.2 < own[0] != own[1] < 5
-    twice = [fit_temperature(2 * said[25:], y[25:]), fit_temperature(2 * said[:20], y[:20])]
-    assert found[:4] == [{"s1": t, "s2": t} for t in (*own, *twice)]
-    assert found[4] == {"s1": own[0], "s2": 7.0}
-    assert found[6] == {}  # there is no other fold
-    assert found[8] == {}  # too few rows
+    both = [{"s1": t, FUSED: t} for t in (
+        fitted(second), fitted(first), fitted(second, 2), fitted(first, 2), fitted(second),
+        fitted(first), 0, fitted(second[:15]), 0, fitted(second[:10]), fitted(first),
+        fitted(second, 3), fitted(first, 3))]
+    both[4]["s1"], both[6], both[8] = 7.0, {}, {}  # nine rows are too few
+    assert found == both
+    assert 0.2 < fitted(first) != fitted(second) != fitted(second[:15]) < 5
     assert with_temperatures(cells, LFMC, y.astype(float)) == tuple(cells)
     assert cells[0].cell.temperature == {}
 

@@ -231,14 +231,16 @@ def test_a_problem_forgets_what_lies_on_disk(
     tmp_path: Path, decoded: collections.Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else what is held would be looked at again, and not the files."""
-    items, grid = scenes(tmp_path, "s2"), grid_of(3, 5, 70)
-    store = BlockStore(160_000)
+    monkeypatch.setitem(globals(), "SIDE", 768)
+    items = scenes(tmp_path, "s2", blockxsize=256, blockysize=256)
+    grid, store, counts = grid_of(3, 5, 600), BlockStore(1_200_000), []
     monkeypatch.setattr(stacks, "SHARED", store)
-    counts = []
     with store.expecting([grid, grid, grid], tmp_path):
         for _ in range(2):
             load_cube(items, grid, BANDS["s2"], SPRING)
             counts.append(sum(decoded.values()))
+        assert store._spill is not None
+        assert store._spill._slots
         store.clear()
         load_cube(items, grid, BANDS["s2"], SPRING)
         counts.append(sum(decoded.values()))

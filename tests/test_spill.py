@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.data import spill as spilling
 from pipeline.data.spill import Spill
+from pipeline.infer.profile import bytes_read
 
 rng = np.random.default_rng(7)
 BLOCKS = [rng.integers(0, 9999, (4, 50), dtype=np.uint16), rng.random((7, 9), np.float32),
@@ -35,6 +36,8 @@ def test_blocks_come_back_as_they_were(tmp_path: Path, spill: Spill) -> None:
     for k, block in enumerate(BLOCKS):
         spill.put(k, block)
     spill.put(0, BLOCKS[0] + 1)  # it is there
+    spill.put("view", BLOCKS[1].T)
+    assert same(spill.get("view"), BLOCKS[1].T)
     assert all(same(spill.get(k), block) for k, block in enumerate(BLOCKS))
     assert spill.get("another") is None
     with pytest.raises(ValueError, match="read-only"):
@@ -102,16 +105,47 @@ def test_what_is_not_as_it_was_written_is_not_there(
     assert lost == "unreadable" or same(spill.get(0), BLOCKS[0])
 
 
-def test_no_more_than_half_of_what_the_disk_has_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_most_of_what_the_disk_has_left_is_the_maps(
+    tmp_path: Path, spill: Spill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = spilling.shutil._ntuple_diskusage
-    monkeypatch.setattr(spilling.shutil, "disk_usage", lambda _: usage(10_000, 9_200, 800))
-    with closing(Spill(tmp_path)) as spill:
-        spill.put(0, BLOCKS[0])
-        spill.put(1, BLOCKS[1])
-        assert same(spill.get(0), BLOCKS[0])
-        assert spill.get(1) is None
+    usage, free = spilling.shutil._ntuple_diskusage, [1_299]
+    monkeypatch.setattr(spilling.shutil, "disk_usage", lambda _: usage(10_000, 0, free[0]))
+    spill.put(0, BLOCKS[0])  # 400 bytes
+    spill.put(1, BLOCKS[1])
+    assert same(spill.get(0), BLOCKS[0])
+    assert spill.get(1) is None
+    free[0] = 2_000
+    spill.put(1, BLOCKS[1])
+    assert same(spill.get(1), BLOCKS[1])
+
+
+def test_an_empty_file_gives_its_room_back(spill: Spill) -> None:
+    assert spill._file is not None
+    for k, block in enumerate(BLOCKS):
+        spill.put(k, block)
+    for k in range(len(BLOCKS)):
+        assert os.fstat(spill._file.fileno()).st_size > 0
+        spill.drop(k)
+    assert os.fstat(spill._file.fileno()).st_size == 0
+    spill.put(9, BLOCKS[3])
+    assert same(spill.get(9), BLOCKS[3])
+
+
+def test_what_is_read_back_is_counted_apart(spill: Spill) -> None:
+    spill.put(0, BLOCKS[0])
+    before, read = bytes_read(), Spill.read_back
+    for _ in range(100):
+        spill.get(0)
+    assert Spill.read_back - read == 100 * BLOCKS[0].nbytes
+    assert bytes_read() - before < 20_000  # what the system says of it is text that is read, too
+
+
+def test_a_file_that_cannot_be_closed_is_no_failure(spill: Spill) -> None:
+    spill.put(0, BLOCKS[0])
+    assert spill._file is not None
+    os.close(spill._file.fileno())
+    spill.close()
+    assert spill.get(0) is None
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_failure(tmp_path: Path) -> None:
@@ -123,6 +157,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_failure(tmp_path: Path) -> Non
 
 def _found(spill: Spill) -> None:
     spill.put(1, BLOCKS[1])
+    spill.clear()
     os._exit(0 if spill.get(0) is None else 1)
 
 
@@ -135,5 +170,7 @@ def test_a_forked_process_has_none(spill: Spill) -> None:
     child.start()
     child.join(30)
     assert child.exitcode == 0
+    assert spill._file is not None
+    assert os.fstat(spill._file.fileno()).st_size == BLOCKS[0].nbytes
     assert same(spill.get(0), BLOCKS[0])
     assert spill.get(1) is None

@@ -28,9 +28,10 @@ from pipeline.data.spill import Spill
 
 T = TypeVar("T")
 
-# Most of what a strip of a few tiles needs of a year of radar, and half of it of eleven optical
-# bands (the rest lies on disk); with what else a map needs a process stays well below 2.5 GiB.
-HELD_BYTES = 512 << 20
+# What a strip of a few tiles needs of a year of radar, and most of it of eleven optical bands; with
+# what else a map needs a process stays below 2.5 GiB. Less will do beside a disk.
+HELD_BYTES = 672 << 20
+_BESIDE_DISK = 3 / 4
 _HEADERS = 1 << 14  # of files and overviews
 _LOCKS = 256
 # Strips and small blocks are decoded and held together, by so many rows, up to so many bytes.
@@ -106,13 +107,15 @@ class BlockStore:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit, self._bytes = limit, 0
+        self._limit = self._most = limit
+        self._bytes = 0
         self._blocks: OrderedDict[Hashable, np.ndarray] = OrderedDict()
         self._headers: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._horizon: Horizon | None = None
         self._next, self._read = 0, set[int]()  # the first window that is not read, later ones
         self._ends: dict[int, list[Hashable]] = {}  # blocks by their last window
+        self._awaited = set[Hashable]()  # all of these blocks
         self._spill: Spill | None = None
         self.files = OpenFiles(most_open())
         # of two threads that need one file the second finds what the first has decoded
@@ -146,35 +149,32 @@ class BlockStore:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
                 return self._blocks[key]
-            spill = self._spill
-        if spill is None or (pixels := spill.get(key)) is None:
-            return None
-        self._hold(key, pixels)
-        return pixels
+            pixels = self._spill.get(key) if self._spill else None
+            if pixels is not None:
+                self._hold(key, pixels)
+            return pixels
 
     def keep_block(self, key: Hashable, pixels: np.ndarray, grid: Grid, y: int, x: int) -> None:
         """Hold the block of a row and column of blocks."""
         horizon = self._horizon
         last = horizon.last(grid.crs, grid.transform, grid.block, y, x) if horizon else 0
         with self._lock:
-            if horizon is not None and horizon is self._horizon:
+            if horizon is not None and horizon is self._horizon and key not in self._awaited:
                 self._ends.setdefault(max(last, self._next), []).append(key)
-        self._hold(key, pixels)
+                self._awaited.add(key)
+            self._hold(key, pixels)
 
     def _hold(self, key: Hashable, pixels: np.ndarray) -> None:
-        out: list[tuple[Hashable, np.ndarray]] = []
-        with self._lock:
-            spill = self._spill
-            if (before := self._blocks.pop(key, None)) is not None:
-                self._bytes -= before.nbytes
-            self._bytes += pixels.nbytes
-            self._blocks[key] = pixels
-            while self._bytes > self._limit:
-                out.append(self._blocks.popitem(last=False))
-                self._bytes -= out[-1][1].nbytes
-        if spill is not None:
-            for other, block in out:
-                spill.put(other, block)
+        # on disk under the same lock: what was forgotten meanwhile must not come back
+        if (before := self._blocks.pop(key, None)) is not None:
+            self._bytes -= before.nbytes
+        self._bytes += pixels.nbytes
+        self._blocks[key] = pixels
+        while self._bytes > self._most:
+            other, block = self._blocks.popitem(last=False)
+            self._bytes -= block.nbytes
+            if self._spill and other in self._awaited:
+                self._spill.put(other, block)
 
     @contextmanager
     def expecting(self, windows: Sequence[GeoBox], folder: Path | None = None) -> Iterator[None]:
@@ -184,20 +184,21 @@ class BlockStore:
             windows: that will be read, about in that order.
             folder: on a disk that has room for what memory has not; None does without.
         """
-        spill = Spill(folder) if folder else None
-        self._expect(Horizon(windows), spill)
+        self._expect(Horizon(windows), Spill(folder) if folder else None)
         try:
             yield
         finally:
             self._expect(None, None)
-            if spill:
-                spill.close()
 
     def _expect(self, horizon: Horizon | None, spill: Spill | None) -> None:
         with self._lock:
+            if self._spill:
+                self._spill.close()
             self._horizon, self._spill, self._next = horizon, spill, 0
+            self._most = int(self._limit * _BESIDE_DISK) if spill and spill.usable else self._limit
             self._read.clear()
             self._ends.clear()
+            self._awaited.clear()
 
     def passed(self, number: int) -> None:
         """A window was read, by its number: let go of what no later one touches."""
@@ -206,6 +207,7 @@ class BlockStore:
             while self._next in self._read:
                 self._read.remove(self._next)
                 for key in self._ends.pop(self._next, ()):
+                    self._awaited.discard(key)
                     if (block := self._blocks.pop(key, None)) is not None:
                         self._bytes -= block.nbytes
                     if self._spill:

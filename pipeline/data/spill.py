@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import threading
 import zlib
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -26,86 +25,103 @@ class _Slot:
     dtype: np.dtype
     checksum: int
 
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
 
 class Spill:
-    """Blocks on disk by key; safe to share between threads, and empty for a forked process.
+    """Blocks on disk by key, for one thread at a time; empty for a forked process.
 
     A block that could not be written, or does not come back as it was written, is simply not there:
     it is decoded again.
 
     Args:
         folder: on the disk that is written to; the file goes with the process.
-        limit: bytes of the file, and at most half of what the disk has left.
+        limit: bytes of the file, which never takes more than a third of what it leaves free.
+
+    Attributes:
+        read_back: bytes that this process has read from all of them.
     """
 
+    read_back = 0
+
     def __init__(self, folder: Path, limit: int = SPILL_BYTES) -> None:
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._folder, self._limit, self._pid = folder, limit, os.getpid()
         self._slots: dict[Hashable, _Slot] = {}
         self._free: dict[int, list[int]] = {}  # offsets by bytes
-        self._end = self._limit = 0
+        self._end = 0
         self._file: IO[bytes] | None = None
-        if hasattr(os, "pwrite"):  # not on Windows
+        if hasattr(os, "preadv"):  # not on Windows
             with contextlib.suppress(OSError):
-                self._limit = min(limit, shutil.disk_usage(folder).free // 2)
                 self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a file, and it is this process's."""
+        return self._file is not None and os.getpid() == self._pid
 
     def put(self, key: Hashable, pixels: np.ndarray) -> None:
         """Write a block, unless it is there or there is no room for it."""
-        if os.getpid() != self._pid:
+        if not self.usable or key in self._slots or (at := self._room(pixels.nbytes)) is None:
             return
-        with self._lock:
-            if self._file is None or key in self._slots:
-                return
-            if (offset := self._room(pixels.nbytes)) is None:
-                return
-            written = 0
-            with contextlib.suppress(OSError):
-                written = os.pwrite(self._file.fileno(), pixels.data, offset)
-            if written < pixels.nbytes:  # the disk is full, or broken
-                self._limit = 0
-                return
-            self._slots[key] = _Slot(offset, pixels.shape, pixels.dtype, zlib.adler32(pixels.data))
+        assert self._file is not None
+        pixels = np.ascontiguousarray(pixels)
+        written = 0
+        with contextlib.suppress(OSError):
+            written = os.pwrite(self._file.fileno(), pixels.data, at)
+        if written < pixels.nbytes:  # the disk is full, or broken
+            self._limit = 0
+            return
+        self._slots[key] = _Slot(at, pixels.shape, pixels.dtype, zlib.adler32(pixels.data))
 
     def _room(self, size: int) -> int | None:
         if free := self._free.get(size):
             return free.pop()
-        if self._end + size > self._limit:
-            return None
-        self._end += size
-        return self._end - size
+        end = self._end + size
+        with contextlib.suppress(OSError):
+            if end <= self._limit and 3 * end <= shutil.disk_usage(self._folder).free:
+                self._end = end
+                return end - size
+        return None
 
     def get(self, key: Hashable) -> np.ndarray | None:
         """A block as it was put."""
-        if os.getpid() != self._pid:
+        slot = self._slots.get(key)
+        if slot is None or not self.usable:
             return None
-        with self._lock:
-            slot = self._slots.get(key)
-            if self._file is None or slot is None:
-                return None
-            pixels = np.empty(slot.shape, slot.dtype)
-            with contextlib.suppress(OSError):
-                os.preadv(self._file.fileno(), [pixels.data], slot.offset)
+        assert self._file is not None
+        pixels, size = np.empty(slot.shape, slot.dtype), 0
+        with contextlib.suppress(OSError):
+            size = os.preadv(self._file.fileno(), [pixels.data], slot.offset)
+        Spill.read_back += size
         if zlib.adler32(pixels.data) != slot.checksum:  # lost on the way to the disk
+            self.drop(key)
             return None
         pixels.flags.writeable = False
         return pixels
 
     def drop(self, key: Hashable) -> None:
         """Let go of a block; its place is the next one's."""
-        with self._lock:
-            if slot := self._slots.pop(key, None):
-                size = int(np.prod(slot.shape)) * slot.dtype.itemsize
-                self._free.setdefault(size, []).append(slot.offset)
+        if slot := self._slots.pop(key, None):
+            self._free.setdefault(slot.size, []).append(slot.offset)
+        if not self._slots and self._end:
+            self.clear()
 
     def clear(self) -> None:
-        """Let go of every block."""
-        for key in list(self._slots):
-            self.drop(key)
+        """Let go of every block, and of the room on disk."""
+        self._slots.clear()
+        self._free.clear()
+        self._end = 0
+        if self.usable:
+            assert self._file is not None
+            with contextlib.suppress(OSError):
+                self._file.truncate(0)
 
     def close(self) -> None:
         """Let go of the file."""
         self.clear()
-        with self._lock:
-            if self._file is not None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a network drive may say only now what was lost
                 self._file.close()
-            self._file = None
+        self._file = None

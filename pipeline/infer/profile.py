@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pipeline.data.block_store import DECODED
 from pipeline.data.remote import RemoteFile
+from pipeline.data.spill import Spill
 from pipeline.spec.machine import cores
 from pipeline.spec.manifest import TileRecord
 
@@ -145,14 +146,15 @@ def rates(stage: Mapping[str, Any]) -> list[str]:
 
 
 def bytes_read() -> int:
-    """Bytes that this process has read from files (where the system counts them) and the web."""
+    """Bytes that this process has read from files (where the system counts them) and the web, but
+    for those that it had laid on disk itself."""
     try:
         text = Path("/proc/self/io").read_text()
     except OSError:  # not Linux
         return RemoteFile.received
     # what arrives by TLS is among them: OpenSSL reads its sockets like files
     files = next(line.split()[1] for line in text.splitlines() if line.startswith("rchar"))
-    return int(files) + RemoteFile.received_plain
+    return int(files) - Spill.read_back + RemoteFile.received_plain
 
 
 def peak_memory() -> int:

@@ -113,12 +113,17 @@ def run_tiles(
         try:
             return reader(row, row.choices[0].sensor) if row.choices else None
         finally:
-            SHARED.passed(number[row.key])
+            if len(row.choices) < 2:
+                SHARED.passed(number[row.key])
 
     def work(
         row: PlanRow, first: Future[tuple[Cube, float] | None]
     ) -> tuple[TileRecord, dict[str, np.ndarray]]:
-        return map_tile(row, first, reader, predictor, store.layers)
+        try:
+            return map_tile(row, first, reader, predictor, store.layers)
+        finally:
+            if len(row.choices) > 1:  # others may have been read, too
+                SHARED.passed(number[row.key])
 
     with (
         one_thread_each(predictor.device),

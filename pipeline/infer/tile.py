@@ -160,6 +160,8 @@ def _fuse(
 ) -> None:
     """Write what all sensors say together."""
     inside = work.inside
+    if not inside.any():  # the area only touches the tile
+        return
     parts = []
     for key in (key for key in SENSORS if any(c.sensor == key for c in row.choices)):
         cube = work.cube(key)

@@ -105,7 +105,7 @@ def calibration_figure(
             ax.set_title(f"{label(row, rows)}, {sensor_title(sensor)}")
     return save(figure, path, f"{title}: reliability",
                 "Predictions of all folds in bins of confidence, dots by how many; temperature "
-                f"from samples that are not scored; ECE: expected calibration error. {below}")
+                f"from a fold's training part; ECE: expected calibration error. {below}")
 
 
 def _diagram(ax: Axes, cells: Sequence[Done], sensor: str, target: np.ndarray) -> None:
