@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.learn.campaign import run
+from pipeline.learn.report import results
 from pipeline.learn.report.results import write_results
 from tests.support.evaluation import fake_cell, toy_campaign, toy_table
 
@@ -62,6 +63,17 @@ def test_comparisons_are_written_for_every_reference(written):
     assert set(mine.sensor) == {"s1", "l8", "all"}
     assert (mine.folds == 8).all()
     assert mine.p_t.between(0, 1).all()
+
+
+def test_trees_are_calibrated_in_tables_and_figures(tmp_path, monkeypatch):
+    pictures = []
+    monkeypatch.setattr(results, "write_figures", lambda _, picture: pictures.append(picture) or [])
+    campaign = toy_campaign(tmp_path / "cells", "extra-trees", table=toy_table("cropland"))
+    results.write_results(tmp_path, campaign, run(campaign, train=fake_cell), title="Toy",
+                          against=(), figures=True, request={})
+    csv = pd.read_csv(tmp_path / "scores.csv")
+    assert set(csv.sensor[csv.metric == "ECE, temperature"]) == {"s1", "l8", "all"}
+    assert all(d.cell.temperature.keys() == d.cell.found.keys() for d in pictures[0].done)
 
 
 def test_every_figure_is_a_picture_of_some_size(written):

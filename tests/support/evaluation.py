@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.learn.campaign import Campaign
 from pipeline.learn.cell import Cell, Found, Split
 from pipeline.learn.protocols import make_plan
-from pipeline.learn.recipe import Row, parse_row
+from pipeline.learn.recipe import TREES, Row, parse_row
 from pipeline.learn.table import Table
 from pipeline.spec.errors import BadRequest
 from pipeline.spec.sensors import SENSORS
@@ -71,7 +71,8 @@ def fake_cell(table: Table, split: Split, row: Row, *, features: bool = False) -
     return Cell(
         found, {"main": falling, "contrastive": 3 * falling, "validation": 1 + falling},
         float(epochs), 0.5,
-        {} if table.task.kind == "regression" else dict.fromkeys(found, 1.5),
+        {} if table.task.kind == "regression" or row.method in TREES
+        else dict.fromkeys(found, 1.5),
         size if features else {},
     )
 
