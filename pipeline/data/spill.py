@@ -95,7 +95,7 @@ class Spill:
         with contextlib.suppress(OSError):
             size = os.preadv(self._file.fileno(), [pixels.data], slot.offset)
         Spill.read_back += size
-        if zlib.adler32(pixels.data) != slot.checksum:  # lost on the way to the disk
+        if size < pixels.nbytes or zlib.adler32(pixels.data) != slot.checksum:  # lost on the way
             self.drop(key)
             return None
         pixels.flags.writeable = False
