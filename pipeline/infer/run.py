@@ -24,6 +24,7 @@ from pipeline.infer.store import RunStore
 from pipeline.infer.tile import TileReader, map_tile
 from pipeline.prep.adapt import Shift
 from pipeline.prep.features import bands_needed
+from pipeline.prep.place import halo_px
 from pipeline.spec.card import SensorCard
 from pipeline.spec.cube import Cube
 from pipeline.spec.manifest import TileRecord
@@ -108,6 +109,9 @@ def run_tiles(
     todo = in_strips([row for row in rows if row.key not in records])
 
     number = {row.key: k for k, row in enumerate(todo)}
+    # elevation is read further around a tile than images are
+    places = any(card.static for card in predictor.card.sensors.values())
+    beyond = halo_px(predictor.task) if places else 0
 
     def read(row: PlanRow) -> tuple[Cube, float] | None:
         try:
@@ -127,7 +131,7 @@ def run_tiles(
 
     with (
         one_thread_each(predictor.device),
-        SHARED.expecting([row.tile.geobox for row in todo], store.root),
+        SHARED.expecting([row.tile.geobox.pad(beyond) for row in todo], store.root),
         closing(in_order(todo, read, work, lanes)) as tiles,
         _halting(predictor),
     ):

@@ -30,12 +30,16 @@ def with_temperatures(done: Sequence[Done], task: Task, target: np.ndarray) -> t
         return tuple(done)
     cells: dict[tuple[object, ...], list[Done]] = {}
     for d in done:
-        cells.setdefault((d.row.text, d.row.encoder, d.share, d.split.seed), []).append(d)
+        cells.setdefault(_row(d), []).append(d)
     return tuple(
         replace(d, cell=replace(d.cell, temperature={
-            **dict(_lacking(d, cells[d.row.text, d.row.encoder, d.share, d.split.seed], target)),
-            **d.cell.temperature}))
+            **dict(_lacking(d, cells[_row(d)], target)), **d.cell.temperature}))
         for d in done)
+
+
+def _row(one: Done) -> tuple[object, ...]:
+    """What the folds of a row have in common."""
+    return one.row.text, one.row.encoder, one.share, one.split.seed
 
 
 def _lacking(one: Done, folds: Sequence[Done], target: np.ndarray) -> Iterator[tuple[str, float]]:
