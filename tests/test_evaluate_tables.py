@@ -109,6 +109,35 @@ def test_a_row_is_compared_with_the_reference_that_has_its_switches():
     assert s.reference(s.rows[3], "dml") is None
 
 
+def test_the_reference_has_as_many_of_the_rows_switches_as_there_are():
+    s = standings({t: [0.1, 0.2, 0.3, 0.4] for t in (
+        "no-satellite", "no-satellite+location", "mdico", "mdico+location", "mdico+cv5",
+        "mdico+cv5+forest+location", "extra-trees", "individual+stop5")})
+    reference = {r.text: getattr(s.reference(r, "no-satellite"), "text", None) for r in s.rows}
+    assert reference["mdico+cv5"] == "no-satellite"
+    assert reference["mdico+cv5+forest+location"] == "no-satellite+location"
+    assert reference["no-satellite+location"] == "no-satellite"
+    # one switch at a time within a method: not against another combination
+    assert s.reference(parse_row("mdico+cv5+forest+location"), "mdico").text == "mdico"
+    # a switch that the row lacks is no fair reference
+    assert s.reference(parse_row("mdico"), "individual") is None
+
+
+def test_both_p_values_stand_in_the_table():
+    class Swaps:
+        def p(self, row, sensor, reference, theirs, share):
+            return {"mdico": 0.0005, "extra-trees": 0.25}[row.method]
+
+    s = standings({k: FOUR[k] for k in ("individual", "mdico", "extra-trees")})
+    plain = main_table(s, "individual", {}, {})
+    assert "(p 0.559; 3/4)" in plain
+    table = main_table(replace(s, places=Swaps()), "individual", {}, {})
+    assert "(p 0.559, p < 0.001; 3/4)" in table
+    assert ", p 0.250; " in table
+    kept = replace(s, places=Swaps()).comparisons(["individual"]).set_index("method").p_places
+    assert kept.to_dict() == {"mdico": 0.0005, "extra-trees": 0.25}
+
+
 def test_comparisons_pair_the_folds():
     s = standings(FOUR)
     # one fold of Individual is not scored: the other three count

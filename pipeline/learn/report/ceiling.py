@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.learn.cell import Split
 from pipeline.learn.metrics import metric_name, scores
-from pipeline.learn.outcomes import FEWEST
+from pipeline.learn.report.scoring import scorable
 from pipeline.learn.table import Table
 
 _FEWEST_PAIRS = 100  # label differences that a noise estimate needs
@@ -86,7 +86,7 @@ def own_place(table: Table, splits: Sequence[Split]) -> dict[str, tuple[float, f
         for split in splits:
             rows = np.flatnonzero(split.test & table.scored(sensor))
             y = table.target[rows]
-            if len(rows) < FEWEST or (table.task.kind == "regression" and np.ptp(y) == 0):
+            if not scorable(table.task, y):
                 continue
             usual = _usual(table, table.target[split.train & table.known])
             guess = np.where(known[rows], said[rows], usual)

@@ -22,6 +22,7 @@ from pipeline.learn.metrics import metric_name
 from pipeline.learn.report.ceiling import label_noise, own_place
 from pipeline.learn.report.figures import Picture, write_figures
 from pipeline.learn.report.naming import sensor_title
+from pipeline.learn.report.permutation import Places
 from pipeline.learn.report.scoring import tidy
 from pipeline.learn.report.standings import Standings
 from pipeline.learn.report.tabulate import report
@@ -70,7 +71,8 @@ def write_results(
     frame = tidy(done, table.task, table.target, campaign.benchmark, plan.protocol)
     # with fewer training samples, each test sample weighs more (significance.corrected_t)
     standings = Standings(frame, campaign.rows, metric_name(table.task), table.sensors,
-                          plan.test_share / max(campaign.shares), plan.given)
+                          plan.test_share / max(campaign.shares), plan.given,
+                          Places(done, table.task, table.target, table.groups))
     protocol = f"{plan.text}; {_samples(campaign)}"
     markdown = report(
         standings, title=title, protocol=protocol, against=against, empty=outcome.empty,

@@ -117,7 +117,7 @@ def cell_scores(
         temperature: fitted on rows that are not scored; None where there is none.
     """
     mine = target[found.rows]
-    if len(mine) < FEWEST or (task.kind == "regression" and np.ptp(mine) == 0):
+    if not scorable(task, mine):
         return {}
     measures = dict(scores(task, mine, found.value))
     if task.kind == "classification" and found.raw.shape[1:] == (len(task.classes),):
@@ -125,6 +125,11 @@ def cell_scores(
         if temperature is not None:
             measures[ECE_SCALED] = reliability(found.raw, mine, temperature).ece
     return measures
+
+
+def scorable(task: Task, target: np.ndarray) -> bool:
+    """Whether so many samples, not all alike, have a score."""
+    return len(target) >= FEWEST and (task.kind != "regression" or np.ptp(target) > 0)
 
 
 def _head(row: Row, sensor: str, share: float, seed: int) -> dict[str, Any]:
@@ -135,7 +140,7 @@ def _head(row: Row, sensor: str, share: float, seed: int) -> dict[str, Any]:
 def _pooled(task: Task, target: np.ndarray, parts: Sequence[Found]) -> Iterator[dict[str, Any]]:
     """Measures over all held-out rows of one seed: folds differ in spread, and R2 with them."""
     rows = np.concatenate([p.rows for p in parts])
-    if len(rows) < FEWEST or np.ptp(target[rows]) == 0:
+    if not scorable(task, target[rows]):
         return
     value = np.concatenate([p.value for p in parts])
     for metric, v in scores(task, target[rows], value).items():

@@ -20,6 +20,8 @@ class Comparison:
         p_wilcoxon: two-sided, Wilcoxon signed-rank test. It takes the folds as independent, which
             folds that share training samples are not: too small rather than too large.
         wins: folds in which the method is better; a tie counts half.
+        p_places: two-sided, paired permutation of places (``permutation.Places``), which takes the
+            trained models as given; NaN where nothing was kept to permute.
     """
 
     folds: int
@@ -27,6 +29,7 @@ class Comparison:
     p_t: float
     p_wilcoxon: float
     wins: float
+    p_places: float = math.nan
 
 
 def compare(method: np.ndarray, reference: np.ndarray, test_share: float) -> Comparison:

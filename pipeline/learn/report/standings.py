@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from pipeline.learn.fit import FUSED
 from pipeline.learn.recipe import TREES, Row
+from pipeline.learn.report.permutation import Places
 from pipeline.learn.report.scoring import encoder_of
 from pipeline.learn.report.significance import Comparison, compare
 
@@ -26,6 +27,7 @@ class Standings:
         test_share: test samples for each training sample (``significance.compare``).
         given: the folds are the same with every seed: seeds are averaged before rows are
             compared, or one region would count as several.
+        places: predictions for the permutation test; None = it is left out.
     """
 
     frame: pd.DataFrame
@@ -34,6 +36,7 @@ class Standings:
     sensors: tuple[str, ...]
     test_share: float
     given: bool = False
+    places: Places | None = None
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -73,32 +76,37 @@ class Standings:
             against: text of the reference, e.g. ``individual``.
 
         Returns:
-            The reference with the row's own switches where that is in the table, so that inputs
-            and budget are the same and the method alone differs; else the reference as named; None
-            where neither is there, or the row is the reference itself.
+            The reference with as many of the row's own switches as the table has, so that inputs
+            and budget are the same and the method alone differs; for a row of the reference's own
+            method, of which a switch differs, all of them or none; None where there is none, or
+            the row is the reference itself.
         """
         method, *plain = against.split("+")
         others = [r for r in self.rows if r.method == method
                   and (r.encoder == row.encoder or {r.method, row.method} & {*TREES})
                   and (r.text, r.encoder) != (row.text, row.encoder)]
-        for switches in ({*plain, *row.switches}, {*plain}):
-            if found := [r for r in others if set(r.switches) == switches]:
-                return found[0]
-        return None
+        own = {*plain, *row.switches}
+        fitting = [r for r in others if {*plain} <= {*r.switches} <= own]
+        if row.method == method:
+            fitting = [r for r in fitting if {*r.switches} in ({*plain}, own)]
+        return max(fitting, key=lambda r: len(r.switches), default=None)
 
     def against(self, row: Row, reference: Row, sensor: str) -> Comparison:
         """A row against a reference, over the folds in which both have a score.
 
         A reference that predicts from nothing but ``all`` stands for every sensor.
         """
-        theirs = self.folds(reference, sensor)
-        if theirs.empty:
-            theirs = self.folds(reference, FUSED)
-        both = pd.concat([self.folds(row, sensor), theirs], axis=1, join="inner")
+        theirs = sensor if len(self.folds(reference, sensor)) else FUSED
+        both = pd.concat([self.folds(row, sensor), self.folds(reference, theirs)], axis=1,
+                         join="inner")
         if self.given:
             both = both.groupby("fold").mean()
         mine, other = both.to_numpy(float).T
-        return compare(mine, other, self.test_share)
+        found = compare(mine, other, self.test_share)
+        if self.places is None or not found.folds:
+            return found
+        return replace(found, p_places=self.places.p(row, sensor, reference, theirs,
+                                                     self.shares[-1]))
 
     def comparisons(self, against: Sequence[str]) -> pd.DataFrame:
         """Every row against every reference, per sensor, tidy."""
@@ -114,11 +122,12 @@ class Standings:
                             "method": row.method, "switches": "+".join(row.switches),
                             "encoder": encoder_of(row), "against": other.text, "sensor": sensor,
                             "metric": self.metric, "difference": c.difference, "p_t": c.p_t,
-                            "p_wilcoxon": c.p_wilcoxon, "wins": c.wins, "folds": c.folds,
+                            "p_wilcoxon": c.p_wilcoxon, "p_places": c.p_places, "wins": c.wins,
+                            "folds": c.folds,
                         })
         return pd.DataFrame(lines, columns=["method", "switches", "encoder", "against", "sensor",
-                                            "metric", "difference", "p_t", "p_wilcoxon", "wins",
-                                            "folds"])
+                                            "metric", "difference", "p_t", "p_wilcoxon",
+                                            "p_places", "wins", "folds"])
 
     def ranked(self, sensor: str) -> tuple[float, float]:
         """Best and second-best mean of a sensor, as printed (three decimals); NaN if none."""

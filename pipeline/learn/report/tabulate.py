@@ -140,8 +140,10 @@ def report(
         parts.append(main_table(standings, name, empty, place))
         parts.append(f"{standings.metric}, mean ± standard deviation over the folds; **best**, "
                      f"<u>second best</u>. vs {name}: mean difference in the same folds "
-                     "(p of the corrected resampled t-test, doi:10.1023/A:1024068626366; folds "
-                     "won); the reference has the row's own switches where the table has it. "
+                     "(p of the corrected resampled t-test over the folds, "
+                     "doi:10.1023/A:1024068626366, and of the paired permutation of places, "
+                     "arXiv:cs/0008005, which takes the trained models as given; folds won); the "
+                     "reference has as many of the row's own switches as the table has. "
                      + _ALL * standings.fused + _PLACE * bool(place)
                      + _sentence(protocol))
     if noise is not None:
@@ -193,8 +195,12 @@ def _compared(standings: Standings, row: Row, sensor: str, against: str) -> str:
     c = standings.against(row, reference, sensor)
     if c.folds == 0:
         return EMPTY
-    p = EMPTY if math.isnan(c.p_t) else "p < 0.001" if c.p_t < 0.001 else f"p {c.p_t:.3f}"
+    p = ", ".join(_p(value) for value in (c.p_t, c.p_places) if not math.isnan(value)) or EMPTY
     return f"{c.difference:+.3f} ({p}; {c.wins:g}/{c.folds})"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p {value:.3f}"
 
 
 def _number(mean: float, std: float) -> str:
