@@ -9,29 +9,32 @@ from torch import Tensor, nn
 
 from models.forest import Forest
 
+# What may stand beside networks, in this order: a forest, boosted trees (whose outputs are logits
+# or values), and a forest that knows season and place alone.
+TREES = ("forests", "boosted", "prior")
+
 _LEAST = 1e-4  # a forest's zero probability, as a finite logit
 
 
 class Ensemble(nn.Module):
-    """Mean of class probabilities or values: of the members together, a forest, boosted trees.
+    """Mean of class probabilities or values: of the members together, and of trees beside them.
 
     Args:
         members: trained networks of one method; their mean weighs as much as a forest.
-        forests: per sensor a forest on the same input; empty for none.
-        boosted: per sensor boosted trees on the same input, whose outputs are logits or values.
+        trees: of the kinds of ``TREES``, each per sensor, on the same input.
         outputs: classes K, or 1 for a regression.
         shares: per sensor what each of these weighs, in this order, 1 in all; without, they weigh
             the same.
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], forests: Mapping[str, Forest],
-        boosted: Mapping[str, Forest], outputs: int, shares: Mapping[str, Tensor] | None = None,
+        self, members: Sequence[nn.Module], trees: Mapping[str, Mapping[str, Forest]],
+        outputs: int, shares: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.forests = nn.ModuleDict(forests)
-        self.boosted = nn.ModuleDict(boosted)
+        for kind in TREES:
+            self.add_module(kind, nn.ModuleDict(trees.get(kind, {})))
         self.outputs = outputs
         self.shares = nn.ParameterDict(
             {s: nn.Parameter(w, requires_grad=False) for s, w in (shares or {}).items()})
@@ -59,11 +62,11 @@ class Ensemble(nn.Module):
         """(M, N, K) probabilities or values of the members together and of the trees."""
         classes = self.outputs > 1
         means = [torch.stack([s.softmax(1) if classes else s for s in said]).mean(0)]
-        if sensor in self.forests:
-            means.append(self.forests[sensor](x))
-        if sensor in self.boosted:
-            out = self.boosted[sensor](x)
-            means.append(out.softmax(1) if classes else out)
+        for kind in TREES:
+            trees = self.get_submodule(kind)
+            if sensor in trees:  # type: ignore[operator]
+                out = trees[sensor](x)  # type: ignore[index]
+                means.append(out.softmax(1) if classes and kind == "boosted" else out)
         return torch.stack(means)
 
     def embed(self, sensor: str, x: Tensor) -> Tensor:

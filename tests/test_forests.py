@@ -9,6 +9,7 @@ import torch
 import models
 from pipeline.data.points import read_samples
 from pipeline.learn.cell import Split, run_cell
+from pipeline.learn.contenders import why_not
 from pipeline.learn.ensembles import best, trees_beside
 from pipeline.learn.forests import as_module, boosted_module, columns, fit_trees, flat, teacher
 from pipeline.learn.members import train_row
@@ -94,13 +95,14 @@ def test_a_forest_weighs_as_much_as_all_networks_together():
 
     forest = models.Forest(1, 1, 0, 1)
     forest.value[:] = 10.0
-    both = models.Ensemble([Says(1.0), Says(3.0)], {"s1": forest}, {}, 1)
+    both = models.Ensemble([Says(1.0), Says(3.0)], {"forests": {"s1": forest}}, 1)
     x = torch.zeros(2, 4, 3)
     assert both.predict("s1", x)[:, 0].tolist() == [6.0, 6.0]  # ((1 + 3) / 2 + 10) / 2
     assert both.predict("l8", x)[:, 0].tolist() == [2.0, 2.0]
     boosted = models.Forest(1, 1, 0, 1)
     boosted.value[:] = 1.0
-    three = models.Ensemble([Says(1.0), Says(3.0)], {"s1": forest}, {"s1": boosted}, 1)
+    three = models.Ensemble([Says(1.0), Says(3.0)],
+                            {"forests": {"s1": forest}, "boosted": {"s1": boosted}}, 1)
     assert three.predict("s1", x)[0, 0].item() == pytest.approx(13 / 3)  # (2 + 10 + 1) / 3
 
 
@@ -117,7 +119,7 @@ def test_classes_are_averaged_as_probabilities():
         def predict(self, sensor, x):
             return self.predict_and_embed(sensor, x)[0]
 
-    out = models.Ensemble([Says(0.9), Says(0.5)], {}, {}, 2).predict("s1", torch.zeros(1, 4, 3))
+    out = models.Ensemble([Says(0.9), Says(0.5)], {}, 2).predict("s1", torch.zeros(1, 4, 3))
     np.testing.assert_allclose(out.exp().numpy(), [[0.7, 0.3]], rtol=1e-6)
 
 
@@ -137,7 +139,8 @@ def test_models_weigh_what_their_shares_say():
 
     forest = models.Forest(1, 1, 0, 1)
     forest.value[:] = 11.0
-    mixed = models.Ensemble([Says()], {"s1": forest}, {}, 1, {"s1": torch.tensor([0.3, 0.7])})
+    mixed = models.Ensemble([Says()], {"forests": {"s1": forest}}, 1,
+                            {"s1": torch.tensor([0.3, 0.7])})
     x = torch.zeros(2, 4, 3)
     assert mixed.predict("s1", x)[:, 0].tolist() == pytest.approx([8.0, 8.0])  # 0.3 + 7.7
     assert mixed.predict("l8", x)[:, 0].tolist() == [1.0, 1.0]  # no shares: all weigh the same
@@ -176,6 +179,45 @@ def test_weights_are_chosen_on_rows_that_no_model_has_learned_from(table, monkey
     again.load_state_dict(trained.module.state_dict())
     x = trained.data.inputs["s1"][:5]
     assert torch.equal(again.eval().predict("s1", x), trained.module.predict("s1", x))
+
+
+def test_what_season_and_place_say_stands_beside_the_sensors(table):
+    """The prior's trees give the same whatever the satellite saw, as scikit-learn's do."""
+    data = tensors(table, table.primary, context=("month_sin", "month_cos"), static=("lon",))
+    card, x = data.cards["s1"], data.inputs["s1"]
+    alone = flat(x, card, alone=True)
+    assert alone.shape[1] == 4  # month twice, place, and whether it is known
+    np.testing.assert_array_equal(alone, x[:, -1, -4:].numpy())
+    model = fit_trees("no-satellite", table.task, alone, table.target, 0, count=20)
+    module = as_module(model, table.task, data, "s1", alone=True)
+    cloudy = x.clone()
+    cloudy[..., :-4] = 9.0
+    assert torch.equal(module(cloudy), module(x))
+    expected = (model.predict_proba(alone) if table.task is CROPLAND else
+                (model.predict(alone)[:, None] - data.mean) / data.std)
+    np.testing.assert_allclose(module(x).numpy(), expected, atol=1e-5)
+
+
+def test_a_prior_is_one_of_the_averaged(table):
+    row = small("individual+season+forest+boost+prior")
+    trained = train_row(table, row, table.primary, "site", 0)
+    assert [k for k in trained.options if k in ("forests", "boosted", "prior")] == [
+        "forests", "boosted", "prior"]
+    x = trained.data.inputs["s1"][:5]
+    with torch.inference_mode():
+        said = [m.predict("s1", x) for m in trained.module.members]
+        means = trained.module.means("s1", x, said)
+        assert len(means) == 4
+        assert torch.equal(means[3], trained.module.prior["s1"](x))
+    again = models.build("individual", "tempcnn", trained.options)
+    again.load_state_dict(trained.module.state_dict())
+    assert torch.equal(again.eval().predict("s1", x), trained.module.predict("s1", x))
+
+
+def test_a_prior_needs_something_to_know(table):
+    row = small("mdico+prior")
+    assert "neither season nor place" in why_not(row, table, tensors(table, table.primary))
+    assert not why_not(small("mdico+season+prior"), table, tensors(table, table.primary))
 
 
 @pytest.mark.parametrize("switches", ["", "+season+valid", "+cv5+forest+boost", "+distil",

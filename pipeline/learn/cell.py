@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.learn.fit import FUSED
-from pipeline.learn.forests import elsewhere, fit_trees, flat, tree_outputs
+from pipeline.learn.forests import fit_trees, flat, tree_outputs
 from pipeline.learn.members import Trained, channels, place_names, train_row
 from pipeline.learn.metrics import decide
 from pipeline.learn.recipe import TREES, Row
@@ -133,8 +133,7 @@ def _found(
 def _tree_row(kind: str, table: Table, data: Tensors, split: Split, sensor: str,
               at: np.ndarray) -> np.ndarray:
     """(n, K) outputs of a tree baseline, fitted on all training rows of the sensor."""
-    x = (elsewhere(data, sensor) if kind == "no-satellite"
-         else flat(data.inputs[sensor], data.cards[sensor]))
+    x = flat(data.inputs[sensor], data.cards[sensor], alone=kind == "no-satellite")
     if x.shape[1] == 0:
         x = np.zeros((len(x), 1), np.float32)  # nothing is known: the mean
     has = data.present[:, list(data.inputs).index(sensor)].cpu().numpy()

@@ -96,7 +96,7 @@ def _scored(
     )
     # rows set aside tell how sure a single network is; an average of several is less sure
     recipe = request.row.recipe
-    averaged = recipe.forest or recipe.boost or (recipe.members > 1 and not recipe.distil)
+    averaged = recipe.trees or (recipe.members > 1 and not recipe.distil)
     aside = name if averaged or not request.evaluate else name + INNER
     return with_confidence(card, result, name, aside, key, groups)
 

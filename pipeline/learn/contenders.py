@@ -18,7 +18,7 @@ from models.registry import (
     regression,
     single_sensor,
 )
-from pipeline.learn.members import network_options
+from pipeline.learn.members import known_without_satellite, network_options
 from pipeline.learn.recipe import SWITCHES, TREES, Row, parse_row
 from pipeline.learn.table import Table, Tensors
 from pipeline.spec.errors import BadRequest
@@ -111,9 +111,11 @@ def why_not(row: Row, table: Table, data: Tensors) -> str:
         return "the benchmark has no samples without a label"
     if row.method in TREES:
         return ""
-    averaged = row.recipe.forest or row.recipe.boost or row.recipe.weigh
+    averaged = row.recipe.trees or row.recipe.weigh
     if (averaged or row.recipe.teach or row.recipe.distil) and table.task.kind == "multilabel":
         return "not for labels that do not exclude each other"
+    if row.recipe.prior and not known_without_satellite(table, row):
+        return "knows neither season nor place"
     if averaged and not single_sensor(row.method):
         return "trees stand beside networks of single sensors"
     if table.task.kind == "regression" and not regression(row.method):

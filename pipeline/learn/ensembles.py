@@ -16,7 +16,7 @@ from pipeline.learn.forests import as_module, boosted_module, fit_trees, flat
 from pipeline.learn.recipe import Row
 from pipeline.learn.table import Table, Tensors
 
-Trees = Mapping[str, models.Forest]  # by sensor
+Trees = Mapping[str, Mapping[str, models.Forest]]  # by kind (models.ensemble.TREES) and sensor
 
 _COPIES = 2  # augmented copies of each row that trees learn from, beside the row itself
 _TENTHS = 10  # weights are tried in tenths
@@ -25,9 +25,8 @@ _LEAST = 1e-4  # probability
 
 def trees_beside(
     table: Table, data: Tensors, row: Row, train: np.ndarray, seed: int
-) -> tuple[Trees, Trees]:
-    """The forest and the boosted trees of a row by sensor, on rows augmented as the networks' are;
-    empty where the row has none.
+) -> Trees:
+    """The trees of a row, on rows augmented as the networks' are; empty where it has none.
 
     Args:
         table, data: all samples.
@@ -35,14 +34,15 @@ def trees_beside(
         train: (N,) bool, rows with a label to learn from.
         seed: of trees and augmentations.
     """
-    return (_grown(table, data, row, train, seed, "extra-trees") if row.recipe.forest else {},
-            _grown(table, data, row, train, seed, "gradient-boosting") if row.recipe.boost else {})
+    return {kind: _grown(table, data, row, train, seed, kind) for kind in row.recipe.trees}
 
 
 def _grown(
     table: Table, data: Tensors, row: Row, train: np.ndarray, seed: int, kind: str
 ) -> dict[str, models.Forest]:
-    """Trees of one kind."""
+    """Trees of one kind, by sensor."""
+    fitted_as = {"forests": "extra-trees", "boosted": "gradient-boosting", "prior": "no-satellite"}
+    alone = kind == "prior"
     settings = row.recipe.settings
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
                             hide=settings.hide, blur=settings.blur, haze=settings.haze)
@@ -53,12 +53,12 @@ def _grown(
         rows = np.flatnonzero(train & table.primary & data.present[:, k].cpu().numpy())
         x, seen = data.inputs[sensor][rows], data.seen[sensor][rows]
         many = [x, *(augment[sensor](x, seen, generator) for _ in range(copies))]
-        card = data.cards[sensor]
-        model = fit_trees(kind, table.task, np.concatenate([flat(m, card) for m in many]),
+        seen_by = np.concatenate([flat(m, data.cards[sensor], alone=alone) for m in many])
+        model = fit_trees(fitted_as[kind], table.task, seen_by,
                           np.tile(table.target[rows], len(many)), seed,
                           count=100, leaf=2 * len(many))
-        build = boosted_module if kind == "gradient-boosting" else as_module
-        found[sensor] = build(model, table.task, data, sensor)
+        found[sensor] = (boosted_module(model, table.task, data, sensor) if kind == "boosted" else
+                         as_module(model, table.task, data, sensor, alone=alone))
     return found
 
 
@@ -78,7 +78,7 @@ def shares_of(
         held: (N,) bool each, the inner part of each network.
 
     Returns:
-        Per sensor (M,): of the networks together, the forest, the boosted trees; their sum is 1.
+        Per sensor (M,): of the networks together, then of the row's trees; their sum is 1.
     """
     said: dict[str, list[Tensor]] = {s: [] for s in data.inputs}  # (M, n, K) each
     target: dict[str, list[Tensor]] = {s: [] for s in data.inputs}
@@ -87,7 +87,7 @@ def shares_of(
         for sensor in data.inputs:
             rows = pick_rows(data, part & table.primary, sensor)
             out = predict(network.module, data, sensor, rows).float()
-            both = models.Ensemble([network.module], *beside, len(table.task.classes) or 1)
+            both = models.Ensemble([network.module], beside, len(table.task.classes) or 1)
             said[sensor].append(both.means(sensor, data.inputs[sensor][rows], [out]))
             target[sensor].append(data.target[rows])
     return {s: best(torch.cat(said[s], 1), torch.cat(target[s])) for s in said}

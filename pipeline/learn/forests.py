@@ -25,32 +25,29 @@ _COUNT = 300
 _NEVER = -30.0  # logit of a class that was not learnt
 
 
-def columns(x: Tensor, card: SensorCard) -> np.ndarray:
+def columns(x: Tensor, card: SensorCard, *, alone: bool = False) -> np.ndarray:
     """(D,) columns of the flattened input (N, T * C) that trees look at.
 
     The features of every step; season and place once, as they are at the last step.
+
+    Args:
+        x: (N, T, C) input of the networks.
+        card: what its channels are.
+        alone: season and place only: what is known without any satellite.
     """
     layout = Layout.of(card)
     _, steps, channels = x.shape[:3]
     known = {*range(layout.features), layout.valid}
     return np.array([t * channels + c for t in range(steps) for c in range(channels)
-                     if c in known or t == steps - 1])
+                     if (not alone if c in known else t == steps - 1)], int)
 
 
-def flat(x: Tensor, card: SensorCard) -> np.ndarray:
-    """(N, D) input of trees, from the networks' input (N, T, C) (of images their mean pixel)."""
+def flat(x: Tensor, card: SensorCard, *, alone: bool = False) -> np.ndarray:
+    """(N, D) input of trees, from the networks' input (N, T, C) (of images their mean pixel);
+    ``alone`` as of ``columns``."""
     if x.dim() > 3:
         x = x.flatten(3).mean(3)
-    return x.flatten(1)[:, torch.from_numpy(columns(x, card))].cpu().numpy()
-
-
-def elsewhere(data: Tensors, sensor: str) -> np.ndarray:
-    """(N, D) season and place alone: what is known without any satellite."""
-    last = data.inputs[sensor][:, -1]
-    x = (last.flatten(2).mean(2) if last.dim() > 2 else last).cpu().numpy()
-    layout = Layout.of(data.cards[sensor])
-    known = {*range(layout.features), layout.valid}
-    return x[:, [c for c in range(x.shape[1]) if c not in known]]
+    return x.flatten(1)[:, torch.from_numpy(columns(x, card, alone=alone))].cpu().numpy()
 
 
 def fit_trees(kind: str, task: Task, x: np.ndarray, y: np.ndarray, seed: int, *,
@@ -112,7 +109,7 @@ def teacher(data: Tensors, task: Task, train: np.ndarray, y: np.ndarray, seed: i
     return _by_class(model, out, len(task.classes))
 
 
-def as_module(model: Any, task: Task, data: Tensors, sensor: str) -> Forest:
+def as_module(model: Any, task: Task, data: Tensors, sensor: str, *, alone: bool = False) -> Forest:
     """A fitted scikit-learn forest as tensors that give the same predictions.
 
     Args:
@@ -120,12 +117,13 @@ def as_module(model: Any, task: Task, data: Tensors, sensor: str) -> Forest:
         task: of the model.
         data: its normalisation of the target.
         sensor: whose input the model takes.
+        alone: as of ``flat``.
     """
     trees = [e.tree_ for e in model.estimators_]
     outputs = len(task.classes) or 1
     module = Forest(len(trees), max(t.node_count for t in trees),
                     max(t.max_depth for t in trees), outputs)
-    place = columns(data.inputs[sensor], data.cards[sensor])
+    place = columns(data.inputs[sensor], data.cards[sensor], alone=alone)
     for k, tree in enumerate(trees):
         value = tree.value[:, 0]  # (nodes, classes seen) or (nodes, 1)
         if task.kind == "classification":

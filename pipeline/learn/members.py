@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import models
-from pipeline.learn.ensembles import shares_of, trees_beside
+from pipeline.learn.ensembles import Trees, shares_of, trees_beside
 from pipeline.learn.fit import Fitted, Settings, fit, outputs_of, pick_rows, predict
 from pipeline.learn.forests import teacher
 from pipeline.learn.metrics import fit_temperature
-from pipeline.learn.recipe import Row
+from pipeline.learn.recipe import SEASON, Row
 from pipeline.learn.splits import folds
 from pipeline.learn.table import Table, Tensors, tensors
 from pipeline.prep.features import CONTEXT
@@ -123,23 +123,20 @@ def train_row(
         fitted, held = [train_one(0, mixed, soft, held[0], recipe.settings)], held[:1]
     options = network_options(table, data, row)
     module = fitted[0].module
-    forests, boosted = trees_beside(table, data, row, train, seed)
-    if len(fitted) > 1 or forests or boosted:
+    trees = trees_beside(table, data, row, train, seed)
+    if len(fitted) > 1 or trees:
         shares = shares_of(table, data, row, train, seed, fitted, held) if recipe.weigh else {}
-        module = models.Ensemble([f.module for f in fitted], forests, boosted,
-                                 int(options["outputs"]), shares)
-        options |= ensemble_options(len(fitted), forests, boosted)
+        module = models.Ensemble([f.module for f in fitted], trees, int(options["outputs"]), shares)
+        options |= ensemble_options(len(fitted), trees)
         options |= {"shares": {s: len(w) for s, w in shares.items()}} if shares else {}
     return Trained(table, data, tuple(fitted), tuple(held), module.to(device).eval(), options)
 
 
-def ensemble_options(
-    members: int, forests: Mapping[str, models.Forest], boosted: Mapping[str, models.Forest]
-) -> dict[str, Any]:
+def ensemble_options(members: int, trees: Trees) -> dict[str, Any]:
     """What ``models.build`` has to know of an ensemble: its networks, and the size of its trees."""
     return {"members": members} | {
         kind: {s: [*map(int, f.feature.shape), f.depth] for s, f in found.items()}
-        for kind, found in (("forests", forests), ("boosted", boosted)) if found}
+        for kind, found in trees.items()}
 
 
 def channels(row: Row) -> tuple[str, ...]:
@@ -152,6 +149,11 @@ def place_names(table: Table, row: Row) -> tuple[str, ...]:
     place = table.task.static if row.recipe.place else ()
     location = _LOCATION if row.recipe.location else ()
     return tuple(n for n in table.static_names if n in (*place, *location))
+
+
+def known_without_satellite(table: Table, row: Row) -> tuple[str, ...]:
+    """Season and place features of a row."""
+    return (*(c for c in channels(row) if c in SEASON), *place_names(table, row))
 
 
 def network_options(table: Table, data: Tensors, row: Row) -> dict[str, Any]:

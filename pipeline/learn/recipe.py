@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from models.ensemble import TREES as TREES_BESIDE
 from models.registry import ENCODERS, METHODS, complete
 from pipeline.learn.fit import Settings
 from pipeline.spec.errors import BadRequest
@@ -32,6 +33,7 @@ class Recipe:
         members: networks that are averaged, each stopped on another inner fold.
         forest: average with extra-trees on the same inputs.
         boost: average with gradient boosting on the same inputs.
+        prior: average with extra-trees on season and place alone, which no sensor can mislead.
         weigh: networks and trees weigh what serves the inner folds best, instead of the same.
         teach: share of the target that comes from extra-trees on all sensors together (their
             out-of-bag predictions): what one sensor cannot see, others have seen.
@@ -48,11 +50,18 @@ class Recipe:
     members: int = 1
     forest: bool = False
     boost: bool = False
+    prior: bool = False
     weigh: bool = False
     teach: float = 0.0
     distil: float = 0.0
     weighted: bool = True
     unlabelled: bool = False
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """Kinds of trees beside the networks, in the order of ``models.ensemble.TREES``."""
+        return tuple(k for k, yes in zip(TREES_BESIDE, (self.forest, self.boost, self.prior),
+                                         strict=True) if yes)
 
 
 def _settings(**changed: Any):
@@ -99,6 +108,8 @@ SWITCHES: dict[str, tuple[str, Any]] = {
             lambda r: replace(r, members=5)),
     "forest": ("averaged with extra-trees", lambda r: replace(r, forest=True)),
     "boost": ("averaged with gradient boosting", lambda r: replace(r, boost=True)),
+    "prior": ("averaged with extra-trees on season and place alone",
+              lambda r: replace(r, prior=True)),
     "weigh": ("five networks and what trees stand beside them, weighed on the inner folds",
               lambda r: replace(r, members=5, weigh=True)),
     "flat": ("classes weigh as often as they occur", lambda r: replace(r, weighted=False)),
@@ -132,8 +143,11 @@ class Row:
     def config(self) -> str:
         """All that decides the result, defaults included, as canonical JSON."""
         recipe = asdict(self.recipe)
+        # cells are older than these switches
         if not self.recipe.settings.haze:
-            del recipe["settings"]["haze"]  # cells are older than this switch
+            del recipe["settings"]["haze"]
+        if not self.recipe.prior:
+            del recipe["prior"]
         if self.method not in TREES:
             recipe["network"] = complete(self.encoder, self.recipe.network, self.method)
         return json.dumps({"method": self.method, "encoder": self.encoder, "recipe": recipe},

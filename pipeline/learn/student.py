@@ -20,6 +20,7 @@ from torch.nn import functional
 
 import models
 from models.engine import branch_of
+from models.ensemble import TREES
 from models.methods.individual import Individual
 from pipeline.learn.augment import Augmentation, Layout, augmentations
 from pipeline.learn.fit import Fitted, pick_rows, rates
@@ -87,11 +88,11 @@ def distil(teacher: Trained, row: Row, train: np.ndarray, lesson: Lesson, seed: 
     network = models.build(row.method, row.encoder, options)
     assert isinstance(network, Individual)
     student: nn.Module = network
-    forests = _kept(teacher.module, "forests", lesson.trees)
-    boosted = _kept(teacher.module, "boosted", None)
-    if forests or boosted:
-        student = models.Ensemble([network], forests, boosted, int(options["outputs"]))
-        options |= ensemble_options(1, forests, boosted)
+    trees = {kind: kept for kind in TREES
+             if (kept := _kept(teacher.module, kind, lesson.trees if kind == "forests" else None))}
+    if trees:
+        student = models.Ensemble([network], trees, int(options["outputs"]))
+        options |= ensemble_options(1, trees)
     student.to(data.present.device)
     settings = row.recipe.settings
     augment = augmentations(data.cards, drop=settings.drop, jitter=settings.jitter,
@@ -111,10 +112,10 @@ def distil(teacher: Trained, row: Row, train: np.ndarray, lesson: Lesson, seed: 
 
 
 def _kept(teacher: nn.Module, kind: str, count: int | None) -> dict[str, models.Forest]:
-    """The first trees (None = all) of a teacher's ``forests`` or ``boosted``, if it has any."""
+    """The first trees (None = all) of one kind of a teacher's, by sensor, if it has any."""
     found = {}
     if isinstance(teacher, models.Ensemble):
-        for sensor, forest in getattr(teacher, kind).items():
+        for sensor, forest in teacher.get_submodule(kind).items():  # type: ignore[operator]
             few = {k: v[:count].clone() for k, v in forest.state_dict().items()}
             trees, nodes = few["feature"].shape
             found[sensor] = models.Forest(trees, nodes, forest.depth, teacher.outputs)

@@ -23,7 +23,7 @@ from pipeline.learn.evaluate import (
     evaluate_inner,
     split_groups,
 )
-from pipeline.learn.members import Trained, inner_parts, train_row
+from pipeline.learn.members import Trained, inner_parts, known_without_satellite, train_row
 from pipeline.learn.outcomes import FEWEST, Evaluation
 from pipeline.learn.recipe import Row, parse_row
 from pipeline.learn.request import TrainReport, TrainRequest
@@ -58,6 +58,9 @@ def train(request: TrainRequest, log: Log) -> TrainReport:
         raise BadRequest("--derive-l8 needs a set with real l8 to be scored on",
                          then="add one, or leave --derive-l8 out")
     table = stack(sets, request.task, sensors, derive_l8=request.derive_l8)
+    if request.row.recipe.prior and not known_without_satellite(table, request.row):
+        raise BadRequest("prior needs season or place, and the row knows neither",
+                         got=request.row.text, then=f"try --row {request.row.text}+season")
     _check(table, request.protocol, request.evaluate)
     log(f"{sum(s.rows for s in sets)} samples of {len(sets)} sets, {', '.join(sensors)}")
     everything = np.ones(len(table.sample), bool)
