@@ -71,7 +71,7 @@ NETWORKS = [
     {"method": "individual", "encoder": "mlp"}, {"encoder": "mlp", "layers": 3},
     {"members": 3, "width": 8}, {"method": "individual", "encoder": "lstm"},
     {"members": 1, "width": 8, "forests": {"s2": (5, 31, 4)}, "outputs": 1, "steps": 4},
-    {"members": 2, "width": 8, "forests": {"s2": (5, 31, 4)}},
+    {"members": 2, "width": 8, "forests": {"s2": (5, 31, 4)}, "prior": {"s2": (5, 31, 4)}},
     {"method": "shaspec", "encoder": "mlp"}, {"method": "decur", "encoder": "tempcnn"},
 ]
 

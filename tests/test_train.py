@@ -135,6 +135,7 @@ def test_sets_of_restricted_licence_are_named_on_the_card(tmp_path):
     (["--folds", "40"], "24 groups"),
     (["--row", "mdico+magic"], "unknown switch"),
     (["--row", "nothing"], "unknown method"),
+    (["--row", "mdico+forest+prior"], "prior needs season or place"),
     (["--row", "mmgf"], "predicts from one sensor"),
     (["--encoder", "nothing"], "unknown encoder"),
     (["--protocol", "sites"], "unknown protocol"),
