@@ -41,9 +41,9 @@ class Places:
         """
         self._task, self._target = task, target
         self._place = np.unique(groups, return_inverse=True)[1].reshape(-1)
-        swap = np.random.default_rng(0).integers(0, 2, (_DRAWS + 1, self._place.max() + 1))
-        swap[0] = 0  # as it was found
-        self._swap = swap.astype(float)
+        size = (_DRAWS + 1, int(self._place.max()) + 1)
+        self._swap = np.random.default_rng(0).integers(0, 2, size, np.int8)
+        self._swap[0] = 0  # as it was found
         self._found: dict[tuple[str, str, float, str], dict[tuple[int, int], Found]] = {}
         for d in done:
             for sensor, found in {**d.cell.found, **together(d.cell, task)}.items():
@@ -81,7 +81,7 @@ class Places:
                 for f in (mine, other))
         apart = np.zeros((len(places), a.shape[1]))
         np.add.at(apart, at.reshape(-1), b - a)
-        change = self._swap[:, places] @ apart
+        change = self._swap[:, places].astype(float) @ apart
         return (score_of_parts(self._task, y, a.sum(0) + change)
                 - score_of_parts(self._task, y, b.sum(0) - change))
 
