@@ -60,7 +60,7 @@ PITFALLS: dict[str, Row] = {
     "6": Row("read errors that are logged and forgotten, without the asset's name", (
         "test_load_files.py::test_a_lost_file_fails_and_is_named",
         "test_load_files.py::test_a_file_that_the_server_lacks",
-        "test_map.py::test_an_unreadable_asset_fails_its_tiles_only",
+        "test_map_failures.py::test_an_unreadable_asset_fails_its_tiles_only",
     )),
     "7": Row("reader settings that do not reach the workers", (
         "test_pitfalls_reading.py::test_the_loaders_settings_go_wherever_a_file_is_read",
@@ -71,11 +71,11 @@ PITFALLS: dict[str, Row] = {
     )),
     "9": Row("tokens that end before the file is read", (
         "test_pitfalls_reading.py::test_files_are_signed_when_they_are_opened_and_each_time_anew",
-        "test_faults.py::test_a_token_that_ends_is_renewed_and_the_read_goes_on",
-        "test_faults.py::test_a_token_that_is_about_to_end_is_not_begun_with",
+        "test_faults_files.py::test_a_token_that_ends_is_renewed_and_the_read_goes_on",
+        "test_faults_files.py::test_a_token_that_is_about_to_end_is_not_begun_with",
         "test_items.py::test_nothing_signed_is_frozen",
         "test_items.py::test_tokens_go_to_azure_only",
-        "test_security.py::test_tokens_stay_in_memory_until_they_end",
+        "test_security_secrets.py::test_tokens_stay_in_memory_until_they_end",
         "test_broken_inputs.py::test_a_refused_token_is_forgotten",
     )),
     "10": Row("a cached failure that reads as an empty file", (
@@ -84,19 +84,19 @@ PITFALLS: dict[str, Row] = {
         "test_cached_failures.py::test_a_file_that_was_replaced_is_read_anew",
         "test_cached_failures.py::test_a_block_that_came_damaged_once_is_asked_for_again",
         "test_cached_failures.py::test_a_bucket_that_refused_once_is_asked_again",
-        "test_faults.py::test_what_passes_while_pixels_are_read_leaves_no_trace",
-        "test_faults.py::test_what_lasts_is_an_error_that_names_item_and_file",
+        "test_faults_files.py::test_what_passes_while_pixels_are_read_leaves_no_trace",
+        "test_faults_files.py::test_what_lasts_is_an_error_that_names_item_and_file",
         "test_load_files.py::test_a_file_that_the_server_lacks",
         "test_load_files.py::test_a_lost_file_fails_and_is_named",
     )),
     "11": Row("searches that repeat items or end too early", (
-        "test_faults.py::test_lost_pages_and_items_are_noticed",
-        "test_faults.py::test_pages_that_go_round_in_circles_end",
+        "test_faults_missing.py::test_lost_pages_and_items_are_noticed",
+        "test_faults_missing.py::test_pages_that_go_round_in_circles_end",
         "test_search.py::test_pages_that_repeat_items_and_busy_servers",
         "test_search.py::test_folder_table_and_api_agree",
     )),
     "12": Row("busy servers", (
-        "test_faults.py::test_a_server_that_asks_to_wait_is_waited_for",
+        "test_faults_files.py::test_a_server_that_asks_to_wait_is_waited_for",
         "test_search.py::test_pages_that_repeat_items_and_busy_servers",
         "test_search.py::test_search_that_keeps_failing",
     )),
@@ -131,7 +131,7 @@ PITFALLS: dict[str, Row] = {
     )),
     "17": Row("steps between radar platforms and processors", (
         "test_pitfalls_map.py::test_a_map_records_the_orbits_and_platforms_of_its_radar",
-        "test_learn.py::test_a_level_shift_is_what_shifted_decibels_would_have_become",
+        "test_learn_data.py::test_a_level_shift_is_what_shifted_decibels_would_have_become",
         "test_broken_inputs.py::test_archives_of_two_radiometries_do_not_meet_in_one_series",
     )),
     "18": Row("zeros at radar's borders", (
@@ -142,7 +142,7 @@ PITFALLS: dict[str, Row] = {
     "19": Row("means of decibels", (
         "test_pitfalls_composite.py::test_a_month_of_radar_is_the_mean_of_its_powers",
         "test_pitfalls_composite.py::test_coarse_pixels_of_radar_are_means_of_powers",
-        "test_load_blocks.py::test_what_overviews_may_stand_for",
+        "test_load_overviews.py::test_what_overviews_may_stand_for",
         "test_prep.py::test_radar_mean_is_linear",
         "test_load.py::test_aggregate_reads_finer",
         "test_points.py::test_dekads_become_months_as_maps_do",
@@ -151,7 +151,7 @@ PITFALLS: dict[str, Row] = {
         "test_pitfalls_radiometry.py::test_the_orbits_of_a_tile_are_counted_by_pass",
         "test_pitfalls_map.py::test_a_map_records_the_orbits_and_platforms_of_its_radar",
         "test_pitfalls_map.py::test_each_tile_records_its_own_orbits",
-        "test_map.py::test_loading_is_what_the_map_uses",
+        "test_map_result.py::test_loading_is_what_the_map_uses",
     )),
     "21": Row("Landsat Collection 2's scale and offset", (
         "test_prep.py::test_constant_vectors",
@@ -162,7 +162,7 @@ PITFALLS: dict[str, Row] = {
         "test_pitfalls_composite.py::test_a_month_of_reflectance_is_the_median_of_the_clear",
         "test_pitfalls_composite.py::"
         "test_water_and_dark_fields_are_kept_and_thin_cloud_is_not",
-        "test_load_blocks.py::test_what_overviews_may_stand_for",
+        "test_load_overviews.py::test_what_overviews_may_stand_for",
         "test_pitfalls_radiometry.py::test_quality_codes_are_never_mixtures",
         "test_prep.py::test_scene_classification",
         "test_prep.py::test_median_and_mean_against_numpy",
@@ -171,7 +171,7 @@ PITFALLS: dict[str, Row] = {
     "23": Row("20 m bands resampled one way in training, another in mapping", (
         "test_demo.py::test_a_sampled_pixel_is_the_mapped_pixel_to_the_bit",
         "test_load.py::test_coarse_pixels_are_repeated_and_fine_ones_picked",
-        "test_map.py::test_loading_is_what_the_map_uses",
+        "test_map_result.py::test_loading_is_what_the_map_uses",
     )),
     "24": Row("areas and images across the antimeridian", (
         "test_aoi.py::test_antimeridian",
@@ -192,7 +192,7 @@ PITFALLS: dict[str, Row] = {
         "test_tiling.py::test_a_pixel_is_the_same_in_any_area_and_tiling",
         "test_tiling.py::test_coarse_pixels_are_the_same_in_any_area_and_tiling",
         "test_infer_predict.py::test_smoothing_is_the_same_in_any_tile",
-        "test_map.py::test_the_tile_size_changes_no_pixel",
+        "test_map_result.py::test_the_tile_size_changes_no_pixel",
         "test_spec.py::test_tiles_cover_each_pixel_of_a_sheet_once",
         "test_broken_inputs.py::test_areas_that_share_a_cell_find_the_same_images_for_it",
     )),
@@ -216,14 +216,14 @@ PITFALLS: dict[str, Row] = {
         "test_publish_layers.py::test_a_class_cannot_be_nodata",
         "test_publish_layers.py::test_no_code_is_nodata",
         "test_publish_cog.py::test_a_code_that_is_no_class_is_refused",
-        "test_map.py::test_a_map_of_two_zones_is_complete_and_valid",
+        "test_map_result.py::test_a_map_of_two_zones_is_complete_and_valid",
     )),
     "31": Row("failures that become nodata", (
-        "test_faults.py::test_files_that_hold_nothing_are_a_failure_and_no_gap",
-        "test_faults.py::test_a_damaged_block_is_an_error_and_never_zeros",
-        "test_map.py::test_an_unreadable_asset_fails_its_tiles_only",
+        "test_faults_missing.py::test_files_that_hold_nothing_are_a_failure_and_no_gap",
+        "test_faults_files.py::test_a_damaged_block_is_an_error_and_never_zeros",
+        "test_map_failures.py::test_an_unreadable_asset_fails_its_tiles_only",
         "test_infer_run.py::test_a_failed_tile_is_named_and_resumed",
-        "test_map.py::test_a_store_that_lost_its_pixels_is_not_published",
+        "test_map_failures.py::test_a_store_that_lost_its_pixels_is_not_published",
         "test_failed_tiles.py::test_what_was_made_before_a_failure_is_not_kept",
         "test_failed_tiles.py::test_only_where_all_images_are_hollow_something_is_wrong",
     )),
@@ -253,7 +253,7 @@ PITFALLS: dict[str, Row] = {
         "test_search.py::test_broken_items_are_left_out",
     )),
     "35": Row("items that lack assets", (
-        "test_map.py::test_missing_assets_are_left_out_with_a_reason",
+        "test_map_failures.py::test_missing_assets_are_left_out_with_a_reason",
         "test_items.py::test_usable_names_what_is_missing",
         "test_sample.py::test_a_sampled_pixel_is_the_mapped_one_where_items_lack_an_unused_band",
     )),
@@ -291,7 +291,7 @@ PITFALLS: dict[str, Row] = {
         "test_the_unit_is_the_tables_and_not_guessed_from_the_numbers",
         "test_sources.py::test_archive_encodings_by_hand",
         "test_sources.py::test_real_scenes_find_their_row",
-        "test_map.py::test_a_checkpoint_that_does_not_fit_is_refused",
+        "test_map_failures.py::test_a_checkpoint_that_does_not_fit_is_refused",
     )),
     "d": Row("training on columns that a map cannot compute", (
         "test_demo.py::test_a_sampled_pixel_is_the_mapped_pixel_to_the_bit",
@@ -303,8 +303,8 @@ PITFALLS: dict[str, Row] = {
         "test_pitfalls_folds.py::test_what_stops_a_training_lies_elsewhere_too",
         "test_pitfalls_folds.py::test_an_evaluation_keeps_places_together",
         "test_pitfalls_folds.py::test_places_are_joined_over_a_chain_of_sets",
-        "test_learn.py::test_folds_cut_no_group_and_cover_every_row_once",
-        "test_learn.py::test_the_inner_split_is_of_whole_groups",
-        "test_learn.py::test_groups_of_two_sets_at_one_place_become_one",
+        "test_learn_data.py::test_folds_cut_no_group_and_cover_every_row_once",
+        "test_learn_data.py::test_the_inner_split_is_of_whole_groups",
+        "test_learn_data.py::test_groups_of_two_sets_at_one_place_become_one",
     )),
 }

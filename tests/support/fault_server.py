@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
+from pipeline.data import web
+from pipeline.data.remote import RemoteFile
 from tests.support.stac_server import StacServer
 
 # What a client can get over by asking again.
@@ -190,3 +194,21 @@ def _faulty(server: FaultServer, base: type[BaseHTTPRequestHandler]) -> type:
                 pass  # the client has gone
 
     return Faulty
+
+
+def sleepless(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that were asked to be slept; nobody sleeps them."""
+    asked: list[float] = []
+    monkeypatch.setattr(web, "_sleep", asked.append)
+    monkeypatch.setattr(web, "PATIENCE_S", 0.2)
+    return asked
+
+
+def anew(running: FaultServer) -> FaultServer:
+    """The same server, of which nothing is wrong, asked or held any more."""
+    running.wrong, running.struck, running.token = [], [], ""
+    running.drop = running.lose = 0
+    running.count, running.repeat, running.page = True, False, 100
+    running.requests.clear()
+    RemoteFile._headers.clear()
+    return running

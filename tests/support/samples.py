@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.points import read_samples, write_samples
+from pipeline.learn.student import Lesson
 from pipeline.learn.table import stack
 from pipeline.spec.sensors import SENSORS
 from pipeline.spec.tasks import task
@@ -11,6 +12,7 @@ from pipeline.spec.tasks import task
 CROPLAND, LFMC = task("cropland"), task("lfmc")
 TINY = ["--width", "8", "--dense", "8", "--features", "8", "--epochs", "8", "--lr", "0.01",
         "--batch", "32", "--threads", "1"]
+SHORT = Lesson(views=20, epochs=6, batch=128)
 
 
 def simulate(folder, n=120, task=CROPLAND, sensors=("s1", "s2"), name="made_up", seed=0):
