@@ -44,8 +44,8 @@ class Forest(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, C) -> (N, K): class probabilities (boosted trees: logits), or (N, 1) standardised
-        values."""
-        x = x.flatten(1)
+        values. Of images (N, T, C, H, W) the mean pixel is looked at."""
+        x = (x.flatten(3).mean(3) if x.dim() > 3 else x).flatten(1)
         trees, nodes = self.feature.shape
         root = torch.arange(trees, device=x.device)[:, None] * nodes  # of the trees, end to end
         # both children side by side, so that one look-up finds the next node; 32-bit numbers and

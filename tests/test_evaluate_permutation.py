@@ -110,6 +110,45 @@ def test_only_what_both_have_is_compared():
     assert np.isnan(p([done(A, wide, a), done(B, wide, b)], np.full(80, 7.0), place))
 
 
+def test_folds_that_speak_against_each_other_are_no_evidence():
+    rng = np.random.default_rng(5)
+    y = rng.normal(100, 20, 80)
+    good, bad = y + rng.normal(0, 5, 80), y + rng.normal(0, 25, 80)
+    first, second = np.arange(40), np.arange(40, 80)
+    mixed = [done(A, first, good[first]), done(B, first, bad[first]),
+             done(A, second, bad[second], fold=1), done(B, second, good[second], fold=1)]
+    assert p(mixed, y, np.arange(80)) > 0.2
+    assert p(mixed[:2], y, np.arange(80)) < 0.01
+
+
+def test_all_sensors_together_are_swapped_as_one_prediction():
+    rng = np.random.default_rng(6)
+    y = rng.normal(100, 20, 60)
+    both, mean = [], []
+    for row, noise in ((A, 10), (B, 16)):
+        said = {s: y + rng.normal(0, noise, 60) for s in ("s1", "l8")}
+        found = {s: Found(np.arange(60), v, v[:, None]) for s, v in said.items()}
+        one = done(row, range(60), y)
+        both.append(replace(one, cell=replace(one.cell, found=found)))
+        mean.append(done(row, range(60), (said["s1"] + said["l8"]) / 2))
+    together = Places(both, LFMC, y, np.arange(60)).p(A, "all", B, "all", 1.0)
+    assert together == p(mean, y, np.arange(60))
+    assert together < 0.2
+
+
+def test_p_is_of_its_share_and_always_the_same():
+    rng = np.random.default_rng(7)
+    y = rng.normal(100, 20, 40)
+    values = {share: [y + rng.normal(0, noise, 40) for noise in noises]
+              for share, noises in ((0.5, (15, 16)), (1.0, (3, 25)))}
+    parts = [replace(done(row, range(40), value), share=share)
+             for share, pair in values.items() for row, value in zip((A, B), pair, strict=True)]
+    first, again = (Places(parts, LFMC, y, np.arange(40)) for _ in range(2))
+    half, whole = (first.p(A, "s1", B, "s1", share) for share in (0.5, 1.0))
+    assert whole < 0.01 < half < 1
+    assert again.p(A, "s1", B, "s1", 0.5) == half
+
+
 def test_rows_that_say_the_same_do_not_differ():
     classes = np.arange(40) % 2
     parts = [done(row, range(40), classes) for row in (A, B)]

@@ -123,6 +123,31 @@ def test_the_reference_has_as_many_of_the_rows_switches_as_there_are():
     assert s.reference(parse_row("mdico"), "individual") is None
 
 
+def test_of_several_references_the_one_that_was_stopped_alike_counts():
+    s = standings({t: [0.1, 0.2, 0.3, 0.4] for t in (
+        "individual+season", "individual+stop5", "mdico+season+stop5", "individual")})
+    assert s.reference(s.rows[2], "individual").text == "individual+stop5"
+    # a switch of the reference as it was asked for is never given up
+    assert s.reference(parse_row("mdico+stop5"), "individual+season").text == "individual+season"
+    assert s.reference(parse_row("mdico"), "mdico+season") is None
+
+
+def test_the_permutation_is_told_what_is_compared():
+    asked = []
+
+    class Swaps:
+        def p(self, *what):
+            asked.append((what[0].text, what[1], what[2].text, *what[3:]))
+            return 0.5
+
+    s = standings({k: FOUR[k] for k in ("individual", "mdico")}, sensors=("s1",))
+    fused = s.frame.sensor.where(s.frame.method != "individual", "all")
+    few = s.frame.assign(share=0.5)
+    frame = pd.concat([s.frame, few]).assign(sensor=pd.concat([fused, fused]))
+    replace(s, frame=frame, places=Swaps()).against(s.rows[1], s.rows[0], "s1")
+    assert asked == [("mdico", "s1", "individual", "all", 1.0)]
+
+
 def test_both_p_values_stand_in_the_table():
     class Swaps:
         def p(self, row, sensor, reference, theirs, share):
@@ -134,6 +159,9 @@ def test_both_p_values_stand_in_the_table():
     table = main_table(replace(s, places=Swaps()), "individual", {}, {})
     assert "(p 0.559, p < 0.001; 3/4)" in table
     assert ", p 0.250; " in table
+    # of one fold there is no t-test: its place says so
+    one = replace(s, frame=s.frame[s.frame.fold == 0], places=Swaps())
+    assert "(–, p < 0.001; 1/1)" in main_table(one, "individual", {}, {})
     kept = replace(s, places=Swaps()).comparisons(["individual"]).set_index("method").p_places
     assert kept.to_dict() == {"mdico": 0.0005, "extra-trees": 0.25}
 

@@ -198,26 +198,60 @@ def test_what_season_and_place_say_stands_beside_the_sensors(table):
     np.testing.assert_allclose(module(x).numpy(), expected, atol=1e-5)
 
 
+def test_a_forest_looks_at_the_mean_pixel_of_images(table):
+    data = tensors(table, table.primary)
+    x = flat(data.inputs["s1"], data.cards["s1"])
+    module = as_module(fit_trees("extra-trees", table.task, x, table.target, 0, count=5),
+                       table.task, data, "s1")
+    small_images = data.inputs["s1"][..., None, None].repeat(1, 1, 1, 4, 4)
+    small_images[..., 0, 0] -= 0.3
+    small_images[..., 3, 3] += 0.3
+    torch.testing.assert_close(module(small_images), module(data.inputs["s1"]),
+                               atol=0.05, rtol=0.05)
+    assert (flat(small_images, data.cards["s1"]) - x).max() < 1e-5
+
+
 def test_a_prior_is_one_of_the_averaged(table):
-    row = small("individual+season+forest+boost+prior")
+    places = np.random.default_rng(0).uniform(-110, -100, table.groups.max() + 1)
+    table = replace(table, static={
+        "lon": places[table.groups].astype(np.float32),
+        "lat": (places[table.groups] / -3).astype(np.float32)})
+    row = small("individual+season+location+forest+boost+prior")
     trained = train_row(table, row, table.primary, "site", 0)
     assert [k for k in trained.options if k in ("forests", "boosted", "prior")] == [
         "forests", "boosted", "prior"]
-    x = trained.data.inputs["s1"][:5]
+    x, card = trained.data.inputs["s1"], trained.data.cards["s1"]
     with torch.inference_mode():
         said = [m.predict("s1", x) for m in trained.module.members]
         means = trained.module.means("s1", x, said)
-        assert len(means) == 4
-        assert torch.equal(means[3], trained.module.prior["s1"](x))
+    assert len(means) == 4
+    # it is what scikit-learn says of season and place, and of nothing else
+    alone = flat(x, card, alone=True)
+    model = fit_trees("no-satellite", table.task, alone[table.primary],
+                      table.target[table.primary], 0, count=100, leaf=2)
+    expected = (model.predict_proba(alone) if table.task is CROPLAND else
+                (model.predict(alone)[:, None] - trained.data.mean) / trained.data.std)
+    np.testing.assert_allclose(means[3].numpy(), expected, atol=1e-4)
+    assert np.ptp(expected[:, 0]) > 0.1
+    x = x[:5]
     again = models.build("individual", "tempcnn", trained.options)
     again.load_state_dict(trained.module.state_dict())
     assert torch.equal(again.eval().predict("s1", x), trained.module.predict("s1", x))
 
 
+def test_cells_from_before_the_prior_are_still_found():
+    assert "prior" not in parse_row("mdico+forest").config()
+    assert parse_row("mdico+prior").config() != parse_row("mdico").config()
+
+
 def test_a_prior_needs_something_to_know(table):
     row = small("mdico+prior")
-    assert "neither season nor place" in why_not(row, table, tensors(table, table.primary))
-    assert not why_not(small("mdico+season+prior"), table, tensors(table, table.primary))
+    data = tensors(table, table.primary)
+    assert "neither season nor place" in why_not(row, table, data)
+    assert "neither season nor place" in why_not(small("mdico+valid+prior"), table, data)
+    assert not why_not(small("mdico+season+prior"), table, data)
+    placed = replace(table, static={"lon": np.zeros(len(table.sample), np.float32)})
+    assert not why_not(small("mdico+location+prior"), placed, data)
 
 
 @pytest.mark.parametrize("switches", ["", "+season+valid", "+cv5+forest+boost", "+distil",

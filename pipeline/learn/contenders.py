@@ -19,7 +19,7 @@ from models.registry import (
     single_sensor,
 )
 from pipeline.learn.members import known_without_satellite, network_options
-from pipeline.learn.recipe import SWITCHES, TREES, Row, parse_row
+from pipeline.learn.recipe import STOPPING, SWITCHES, TREES, Row, parse_row
 from pipeline.learn.table import Table, Tensors
 from pipeline.spec.errors import BadRequest
 
@@ -28,8 +28,6 @@ GROUPS = {
     "ablations": "Tables 6 and 7: MDiCo without its parts, each also with a fixed length",
     "beyond": "MDiCo with each switch in turn",
 }
-# other stopping rules: they belong beside every row, not among the improvements
-_STOPPING = ("stop5", "fixed")
 _PAPERS_STOP = ("individual+stop5", "mdico+stop5")
 
 
@@ -114,10 +112,10 @@ def why_not(row: Row, table: Table, data: Tensors) -> str:
     averaged = row.recipe.trees or row.recipe.weigh
     if (averaged or row.recipe.teach or row.recipe.distil) and table.task.kind == "multilabel":
         return "not for labels that do not exclude each other"
-    if row.recipe.prior and not known_without_satellite(table, row):
-        return "knows neither season nor place"
     if averaged and not single_sensor(row.method):
         return "trees stand beside networks of single sensors"
+    if row.recipe.prior and not known_without_satellite(table, row):
+        return "knows neither season nor place"
     if table.task.kind == "regression" and not regression(row.method):
         return "needs class probabilities"
     if len(table.sensors) < 2 and not single_sensor(row.method):
@@ -143,7 +141,8 @@ def _group(name: str) -> Sequence[str]:
         plain = ("individual", "mdico", *ablations())
         return (*plain, *(f"{m}+fixed" for m in plain))
     if name == "beyond":
-        return ("individual", "mdico", *(f"mdico+{s}" for s in SWITCHES if s not in _STOPPING))
+        # stopping rules belong beside every row, not among the improvements
+        return ("individual", "mdico", *(f"mdico+{s}" for s in SWITCHES if s not in STOPPING))
     return ()
 
 

@@ -16,6 +16,7 @@ from pipeline.spec.errors import BadRequest
 TREES = ("extra-trees", "gradient-boosting", "no-satellite")
 
 SEASON = ("month_sin", "month_cos")
+STOPPING = ("stop5", "fixed")  # switches to another stopping rule than that of all rows
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.learn.fit import FUSED
-from pipeline.learn.recipe import TREES, Row
+from pipeline.learn.recipe import STOPPING, TREES, Row
 from pipeline.learn.report.permutation import Places
 from pipeline.learn.report.scoring import encoder_of
 from pipeline.learn.report.significance import Comparison, compare
@@ -77,9 +77,9 @@ class Standings:
 
         Returns:
             The reference with as many of the row's own switches as the table has, so that inputs
-            and budget are the same and the method alone differs; for a row of the reference's own
-            method, of which a switch differs, all of them or none; None where there is none, or
-            the row is the reference itself.
+            and budget are the same and the method alone differs (of several the one that was
+            stopped alike); for a row of the reference's own method, of which a switch differs, all
+            of them or none; None where there is none, or the row is the reference itself.
         """
         method, *plain = against.split("+")
         others = [r for r in self.rows if r.method == method
@@ -89,7 +89,8 @@ class Standings:
         fitting = [r for r in others if {*plain} <= {*r.switches} <= own]
         if row.method == method:
             fitting = [r for r in fitting if {*r.switches} in ({*plain}, own)]
-        return max(fitting, key=lambda r: len(r.switches), default=None)
+        return max(fitting, default=None,
+                   key=lambda r: (len(r.switches), len({*r.switches} & {*STOPPING})))
 
     def against(self, row: Row, reference: Row, sensor: str) -> Comparison:
         """A row against a reference, over the folds in which both have a score.

@@ -140,10 +140,11 @@ def report(
         parts.append(main_table(standings, name, empty, place))
         parts.append(f"{standings.metric}, mean ± standard deviation over the folds; **best**, "
                      f"<u>second best</u>. vs {name}: mean difference in the same folds "
-                     "(p of the corrected resampled t-test over the folds, "
-                     "doi:10.1023/A:1024068626366, and of the paired permutation of places, "
+                     "(first p of the corrected resampled t-test over the folds, "
+                     "doi:10.1023/A:1024068626366, second p of the paired permutation of places, "
                      "arXiv:cs/0008005, which takes the trained models as given; folds won); the "
-                     "reference has as many of the row's own switches as the table has. "
+                     "reference has as many of the row's own switches as the table has (of the "
+                     "row's own method: all or none), as comparisons.csv names it. "
                      + _ALL * standings.fused + _PLACE * bool(place)
                      + _sentence(protocol))
     if noise is not None:
@@ -195,7 +196,8 @@ def _compared(standings: Standings, row: Row, sensor: str, against: str) -> str:
     c = standings.against(row, reference, sensor)
     if c.folds == 0:
         return EMPTY
-    p = ", ".join(_p(value) for value in (c.p_t, c.p_places) if not math.isnan(value)) or EMPTY
+    values = (c.p_t,) if standings.places is None else (c.p_t, c.p_places)
+    p = ", ".join(EMPTY if math.isnan(v) else _p(v) for v in values)
     return f"{c.difference:+.3f} ({p}; {c.wins:g}/{c.folds})"
 
 
