@@ -138,6 +138,9 @@ def report(
     for name in against:
         parts.append(f"## {standings.metric}, compared with `{name}`")
         parts.append(main_table(standings, name, empty, place))
+        if name != against[0]:
+            parts.append(f"vs {name}: as above. {_sentence(protocol)}")
+            continue
         parts.append(f"{standings.metric}, mean ± standard deviation over the folds; **best**, "
                      f"<u>second best</u>. vs {name}: mean difference in the same folds "
                      "(first p of the corrected resampled t-test over the folds, "
