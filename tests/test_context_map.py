@@ -15,6 +15,7 @@ import rasterio
 
 from pipeline import cli
 from pipeline import map as map_command
+from pipeline.spec.layers import UNLIKE
 from pipeline.spec.tasks import CROPLAND
 from tests.support.placed import save_placed
 
@@ -127,6 +128,27 @@ def test_without_elevation_the_map_is_that_of_an_unknown_place(
                         lambda place, names, n: np.full((n, len(names)), np.nan, np.float32))
     assert run(tmp_path / "nan")[0] == 0
     assert same(values(tmp_path / "nan"), unknown)
+
+
+def test_a_network_that_always_knew_the_place_is_not_trusted_where_it_is_unknown(
+    run, bare, placed, tmp_path
+) -> None:
+    needy = tmp_path / "needy"
+    shutil.copytree(placed, needy)
+    raw = json.loads((needy / "card.json").read_text())
+    for entry in raw["sensors"].values():
+        entry["place_needed"] = True
+    (needy / "card.json").write_text(json.dumps(raw))
+    quality = {}
+    for name, options in {"needy": {"checkpoint": needy, "catalog": bare},
+                          "easy": {"catalog": bare}, "known": {"checkpoint": needy}}.items():
+        assert run(tmp_path / name, **options)[0] == 0
+        quality[name] = np.concatenate([q.ravel() for q in values(tmp_path / name, "quality")])
+    made = quality["easy"] != 0
+    assert (quality["needy"][made] == UNLIKE).all()
+    assert (quality["easy"] != UNLIKE).all()
+    assert (quality["known"] != UNLIKE).all()
+    assert same(values(tmp_path / "needy"), values(tmp_path / "easy"))  # said, not changed
 
 
 def test_what_is_unknown_is_printed(run, bare, placed, tmp_path, capsys) -> None:

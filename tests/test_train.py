@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -78,6 +79,22 @@ def test_train_a_regression_in_one_random_fold(tmp_path, capsys):
     assert list(s1.coverage_half_width) == sorted(s1.coverage_half_width, reverse=True)
     assert "one test fold" in card.protocol
     assert "single samples" in card.protocol
+
+
+def test_a_card_says_whether_the_network_has_ever_done_without_the_place(tmp_path):
+    folder = simulate(tmp_path / "set", task=LFMC)
+    samples = pd.read_parquet(folder / "samples.parquet")
+    samples["static_elevation"] = np.linspace(100, 2000, len(samples))
+    samples.to_parquet(folder / "samples.parquet")
+    needed = {}
+    for row in ("individual+season", "individual+place", "individual+place+hide"):
+        out = tmp_path / row
+        assert run("--task", "lfmc", "--samples", folder, "--out", out, "--no-evaluate", "--quiet",
+                   "--row", row, *TINY) == 0
+        sensors = load_checkpoint(out)[0].sensors.values()
+        needed[row] = {s.place_needed for s in sensors}
+        assert all(bool(s.static) == ("place" in row) for s in sensors)
+    assert [*needed.values()] == [{False}, {True}, {False}]
 
 
 def test_scores_of_too_few_rows_are_null_in_json(tmp_path, capsys):

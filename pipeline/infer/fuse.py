@@ -46,7 +46,7 @@ def fuse(parts: Sequence[Part], task: Task, card: CheckpointCard, rules: Quality
         rules: of the quality classes.
     """
     has = np.stack([part.has for part in parts])  # (S, P)
-    far = np.stack([_outside(part, rules) for part in parts]) & has
+    far = np.stack([rules.outside(part.sensor, part.index) for part in parts]) & has
     use = has & ~(far & (has & ~far).any(0))
     steps = np.where(use, np.stack([part.steps for part in parts]), 0).max(0)
     unknown = np.full(steps.shape, np.nan, np.float32)
@@ -114,12 +114,6 @@ def _weigh(
     weight = np.where(use, width ** -2.0, 0.0)
     weight /= weight.sum(0)
     return (weight * value).sum(0), (weight * width).sum(0)
-
-
-def _outside(part: Part, rules: QualityRules) -> np.ndarray:
-    """[P] bool: outside the sensor's training domain."""
-    limit = rules.domain[part.sensor]
-    return part.index > np.float32(np.inf if limit is None else limit)
 
 
 def _codes(parts: Sequence[Part], use: np.ndarray) -> np.ndarray:

@@ -33,7 +33,8 @@ class Prediction:
         score: [K, Y, X] float32: calibrated class probabilities, or (K = 1) the value in the
             task's unit; NaN where the pixel was not wanted or has too few observations.
         steps: [Y, X] number of steps with data.
-        index: [Y, X] float32 dissimilarity to the training data (``models.domain``); NaN where
+        index: [Y, X] float32 dissimilarity to the training data (``models.domain``), infinite
+            where the place is unknown and training always knew it; NaN where
             there is no score, or the checkpoint cannot tell.
     """
 
@@ -128,6 +129,8 @@ class Predictor:
             planes = input_planes(x.take(rows, 2), valid.take(rows, 1), months, cube.bands, card,
                                   None if place is None else place[rows])
             outputs, index[rows] = self.run(sensor, planes.transpose(2, 0, 1))
+            if card.static and card.place_needed:
+                index[rows[planes[0, -1] == 0]] = np.inf  # of an unknown place
             score[:, rows] = self._physical(sensor, outputs).T
         return Prediction(score.reshape(k, *wanted.shape), steps.reshape(wanted.shape),
                           index.reshape(wanted.shape))

@@ -93,6 +93,7 @@ def _scored(
         card, accepts=tuple(dict.fromkeys(accepts)), coverage_steps=steps,
         coverage_score=tuple(round(m, 4) for m in means), score=round(mean, 4),
         score_std=round(std, 4),
+        place_needed=bool(card.static) and not request.row.recipe.settings.hide,
     )
     # rows set aside tell how sure a single network is; an average of several is less sure
     recipe = request.row.recipe

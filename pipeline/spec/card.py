@@ -58,6 +58,8 @@ class SensorCard:
         static_mean, static_std: their normaliser.
         median: per feature that of the training rows, what ``--adapt`` levels an area to (clouds
             that slipped through move the mean); empty on older cards.
+        place_needed: every training sample knew its place: a pixel of which it is unknown is
+            outside the training domain.
     """
 
     features: tuple[str, ...]
@@ -80,6 +82,7 @@ class SensorCard:
     static_mean: tuple[float, ...] = ()
     static_std: tuple[float, ...] = ()
     median: tuple[float, ...] = ()
+    place_needed: bool = False
 
     @property
     def channels(self) -> int:

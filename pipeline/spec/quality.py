@@ -66,9 +66,14 @@ class QualityRules:
         found = np.full(confidence.shape, GOOD, np.uint8)
         found[confidence < self.low if self.classes else confidence > self.low] = LOW
         found[steps < self.few] = FEW
-        if (limit := self.domain[sensor]) is not None:
-            found[index > np.float32(limit)] = UNLIKE
+        found[self.outside(sensor, index)] = UNLIKE
         return found
+
+    def outside(self, sensor: str, index: np.ndarray) -> np.ndarray:
+        """(P,) bool: outside the sensor's training domain, of (P,) dissimilarity index: infinite
+        where something was unknown that training always knew."""
+        limit = self.domain[sensor]
+        return np.isposinf(index) | (index > np.float32(np.inf if limit is None else limit))
 
     def to_json(self, sensors: Iterable[str]) -> dict[str, str]:
         """The rules in words, by quality class, for the sensors that a map may use."""
