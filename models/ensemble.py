@@ -11,7 +11,7 @@ from models.forest import Forest
 
 # What may stand beside networks, in this order: a forest, boosted trees (whose outputs are logits
 # or values), and a forest that knows season and place alone.
-TREES = ("forests", "boosted", "prior")
+BESIDE = ("forests", "boosted", "prior")
 
 _LEAST = 1e-4  # a forest's zero probability, as a finite logit
 
@@ -21,7 +21,7 @@ class Ensemble(nn.Module):
 
     Args:
         members: trained networks of one method; their mean weighs as much as a forest.
-        trees: of the kinds of ``TREES``, each per sensor, on the same input.
+        trees: of the kinds of ``BESIDE``, each per sensor, on the same input.
         outputs: classes K, or 1 for a regression.
         shares: per sensor what each of these weighs, in this order, 1 in all; without, they weigh
             the same.
@@ -33,7 +33,7 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        for kind in TREES:
+        for kind in BESIDE:
             self.add_module(kind, nn.ModuleDict(trees.get(kind, {})))
         self.outputs = outputs
         self.shares = nn.ParameterDict(
@@ -62,10 +62,10 @@ class Ensemble(nn.Module):
         """(M, N, K) probabilities or values of the members together and of the trees."""
         classes = self.outputs > 1
         means = [torch.stack([s.softmax(1) if classes else s for s in said]).mean(0)]
-        for kind in TREES:
-            trees = self.get_submodule(kind)
-            if sensor in trees:  # type: ignore[operator]
-                out = trees[sensor](x)  # type: ignore[index]
+        for kind in BESIDE:
+            trees = getattr(self, kind)
+            if sensor in trees:
+                out = trees[sensor](x)
                 means.append(out.softmax(1) if classes and kind == "boosted" else out)
         return torch.stack(means)
 

@@ -16,7 +16,7 @@ from models.encoders.pixels import as_series
 from models.encoders.resnet import ResNet18, ResNet34, ResNet50
 from models.encoders.tempcnn import TempCNN
 from models.encoders.transformer import Transformer
-from models.ensemble import TREES, Ensemble
+from models.ensemble import BESIDE, Ensemble
 from models.forest import Forest
 from models.losses import TEMPERATURE
 from models.mdico import MDiCo
@@ -125,7 +125,7 @@ def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
             methods with a contrastive loss), the OPTIONS of the encoder and of the method, and
             ``encoders`` {key: name, or {"name": name, its OPTIONS}} for sensors with another
             encoder than the rest.
-            ``members`` (their number), each of ``ensemble.TREES`` {key: (trees, nodes, depth)} and
+            ``members`` (their number), each of ``ensemble.BESIDE`` {key: (trees, nodes, depth)} and
             ``shares`` {key: number of weights} make an ensemble, which predicts but is not trained
             as one.
             A series of small images (N, T, C, H, W) is given to the encoder as its spatial mean
@@ -140,14 +140,14 @@ def build(method: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
             method cannot be built for these sensors.
         WeightsAbsent: (a ValueError) the method needs weights that are not here.
     """
-    several = ("members", *TREES, "shares")
+    several = ("members", *BESIDE, "shares")
     single = {k: v for k, v in options.items() if k not in several}
     if len(single) == len(options):
         return _one(method, encoder, options)
     trees = {
         kind: {s: Forest(int(count), int(nodes), int(depth), int(options["outputs"]))
                for s, (count, nodes, depth) in options.get(kind, {}).items()}
-        for kind in TREES}
+        for kind in BESIDE}
     members = [_one(method, encoder, single) for _ in range(int(options.get("members", 1)))]
     shares = {s: torch.zeros(int(n)) for s, n in options.get("shares", {}).items()}
     return Ensemble(members, trees, int(options["outputs"]), shares)

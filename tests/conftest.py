@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import shapely
 
 # The suite runs in several processes: two threads each would only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -73,6 +74,14 @@ def region_aoi(region: Path) -> str:
     west, south, east, north = sandbox.SandboxParams.tiny().bounds
     dx, dy = (east - west) * 0.1, (north - south) * 0.1
     return f"{west + dx:.6f},{south + dy:.6f},{east - dx:.6f},{north - dy:.6f}"
+
+
+@pytest.fixture(scope="session")
+def area(region_aoi: str) -> shapely.Geometry:
+    """The same area as a geometry."""
+    from pipeline.data.aoi import read_aoi
+
+    return read_aoi(region_aoi).geometry
 
 
 @pytest.fixture(scope="session")

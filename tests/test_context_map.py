@@ -149,6 +149,10 @@ def test_a_network_that_always_knew_the_place_is_not_trusted_where_it_is_unknown
     assert (quality["easy"] != UNLIKE).all()
     assert (quality["known"] != UNLIKE).all()
     assert same(values(tmp_path / "needy"), values(tmp_path / "easy"))  # said, not changed
+    rules = {name: json.loads((tmp_path / name / "manifest.json").read_text())["rules"]
+             for name in ("needy", "easy")}
+    assert "place unknown, for l8" in rules["needy"]["outside the training domain"]
+    assert "place" not in rules["easy"]["outside the training domain"]
 
 
 def test_what_is_unknown_is_printed(run, bare, placed, tmp_path, capsys) -> None:

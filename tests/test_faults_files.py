@@ -14,7 +14,6 @@ import rasterio
 import shapely
 
 from pipeline.data import rasters, remote
-from pipeline.data.aoi import read_aoi
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
 from pipeline.data.remote import RemoteFile
@@ -43,11 +42,6 @@ def running(region: Path) -> Iterator[FaultServer]:
 @pytest.fixture
 def server(running: FaultServer, waits: list[float]) -> FaultServer:
     return anew(running)
-
-
-@pytest.fixture(scope="module")
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
 
 
 @pytest.fixture(scope="module")

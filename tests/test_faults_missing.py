@@ -13,7 +13,6 @@ import rasterio
 import shapely
 
 from pipeline import cli
-from pipeline.data.aoi import read_aoi
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube
 from pipeline.data.search import search
@@ -41,11 +40,6 @@ def running(region: Path) -> Iterator[FaultServer]:
 @pytest.fixture
 def server(running: FaultServer, waits: list[float]) -> FaultServer:
     return anew(running)
-
-
-@pytest.fixture(scope="module")
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
 
 
 @pytest.fixture(scope="module")

@@ -27,11 +27,6 @@ from tests.support.records import record
 YEAR = parse_period("2023-10", 12)
 
 
-@pytest.fixture
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
-
-
 # --- duplicates
 
 

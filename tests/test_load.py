@@ -32,11 +32,6 @@ from pipeline.spec.timeline import parse_period
 YEAR = parse_period("2023-10", 12)
 
 
-@pytest.fixture
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
-
-
 @pytest.fixture(scope="module")
 def found(region: Path, region_aoi: str) -> dict[str, ItemSet]:
     """Per sensor, what the sandbox has for the year."""

@@ -15,7 +15,6 @@ from affine import Affine
 from rasterio.windows import Window
 
 from pipeline.data import stacks, web
-from pipeline.data.aoi import read_aoi
 from pipeline.data.block_store import BlockStore, Grid
 from pipeline.data.blocks import HeldFile
 from pipeline.data.load import load_cube, open_composite
@@ -39,11 +38,6 @@ from tests.support.images import (
 @pytest.fixture(autouse=True)
 def store(monkeypatch: pytest.MonkeyPatch) -> BlockStore:
     return empty_store(monkeypatch)
-
-
-@pytest.fixture
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import rasterio
 import shapely
 from rasterio.enums import Resampling
 
-from pipeline.data.aoi import read_aoi
 from pipeline.data.block_store import BlockStore
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube, open_composite
@@ -38,11 +37,6 @@ from tests.support.images import (
 @pytest.fixture(autouse=True)
 def store(monkeypatch: pytest.MonkeyPatch) -> BlockStore:
     return empty_store(monkeypatch)
-
-
-@pytest.fixture
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import rasterio
 import shapely
 from affine import Affine
 
-from pipeline.data.aoi import read_aoi
 from pipeline.data.items import ItemSet
 from pipeline.data.load import load_cube, open_scenes
 from pipeline.data.search import search, to_item
@@ -28,11 +27,6 @@ from pipeline.spec.timeline import parse_period
 from tests.support.records import record
 
 YEAR = parse_period("2023-10", 12)
-
-
-@pytest.fixture
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
 
 
 # --- the offset of Sentinel-2 against the pixels

@@ -22,7 +22,6 @@ from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 
 from pipeline.data import load, rasters
-from pipeline.data.aoi import read_aoi
 from pipeline.data.items import ItemSet, footprint
 from pipeline.data.load import load_cube, open_composite
 from pipeline.data.reader import centres
@@ -41,11 +40,6 @@ from tests.support.records import record
 from tests.support.stac_server import StacServer
 
 SPRING = parse_period("2023-04", 2)
-
-
-@pytest.fixture
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
 
 
 @pytest.fixture

@@ -29,11 +29,6 @@ def server(region: Path) -> Iterator[StacServer]:
         yield running
 
 
-@pytest.fixture
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
-
-
 # --- the three kinds of catalogue
 
 

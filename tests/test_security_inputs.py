@@ -19,7 +19,6 @@ import shapely
 from affine import Affine
 
 from pipeline.data import rasters, reader, web
-from pipeline.data.aoi import read_aoi
 from pipeline.data.hrefs import absolute
 from pipeline.data.items import ItemSet
 from pipeline.data.load import open_composite
@@ -41,11 +40,6 @@ SPRING = parse_period("2023-04", 2)
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     untrusting(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
 
 
 @pytest.fixture

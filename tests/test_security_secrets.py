@@ -15,7 +15,6 @@ import shapely
 
 from pipeline import cli
 from pipeline.data import web
-from pipeline.data.aoi import read_aoi
 from pipeline.data.hrefs import scrubbed, shown
 from pipeline.data.items import ItemSet, freeze, thaw
 from pipeline.data.rasters import ImageFile, read_image
@@ -34,11 +33,6 @@ SECRET = "s3cr3t"
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     untrusting(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def area(region_aoi: str) -> shapely.Geometry:
-    return read_aoi(region_aoi).geometry
 
 
 @pytest.fixture

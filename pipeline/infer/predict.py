@@ -34,8 +34,8 @@ class Prediction:
             task's unit; NaN where the pixel was not wanted or has too few observations.
         steps: [Y, X] number of steps with data.
         index: [Y, X] float32 dissimilarity to the training data (``models.domain``), infinite
-            where the place is unknown and training always knew it; NaN where
-            there is no score, or the checkpoint cannot tell.
+            where the place is unknown and training always knew it; NaN where there is no score,
+            or the checkpoint cannot tell.
     """
 
     score: np.ndarray

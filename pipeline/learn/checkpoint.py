@@ -23,7 +23,7 @@ from pipeline.learn.metrics import metric_name
 from pipeline.learn.outcomes import Evaluation
 from pipeline.learn.recipe import Row
 from pipeline.learn.request import TrainRequest
-from pipeline.learn.table import Table
+from pipeline.learn.table import Table, Tensors
 from pipeline.spec.card import FEATURE_PATH, CheckpointCard, SensorCard
 
 _OPEN = ("MIT", "Apache", "CC0", "CC BY 4", "CC-BY-4", "CC BY-SA", "BSD")
@@ -53,6 +53,7 @@ def write_checkpoint(
     said: list[str] = []
     for k in table.sensors:
         cards[k], words = _scored(data.cards[k], result, k, request, groups)
+        cards[k] = replace(cards[k], place_needed=_always_placed(data, k, row))
         said += words
     domains = {k: domain_of(trained.module, data, k, pick_rows(data, table.primary, k),
                             row.recipe.settings, request.protocol.seed)
@@ -93,13 +94,20 @@ def _scored(
         card, accepts=tuple(dict.fromkeys(accepts)), coverage_steps=steps,
         coverage_score=tuple(round(m, 4) for m in means), score=round(mean, 4),
         score_std=round(std, 4),
-        place_needed=bool(card.static) and not request.row.recipe.settings.hide,
     )
     # rows set aside tell how sure a single network is; an average of several is less sure
     recipe = request.row.recipe
     averaged = recipe.trees or (recipe.members > 1 and not recipe.distil)
     aside = name if averaged or not request.evaluate else name + INNER
     return with_confidence(card, result, name, aside, key, groups)
+
+
+def _always_placed(data: Tensors, sensor: str, row: Row) -> bool:
+    """Whether place is an input that no training sample was without."""
+    if not data.cards[sensor].static or row.recipe.settings.hide:
+        return False
+    here = data.present[:, list(data.inputs).index(sensor)]
+    return bool((data.inputs[sensor][here][:, 0, -1] == 1).all())
 
 
 def protocol_of(request: TrainRequest, epochs: int) -> str:

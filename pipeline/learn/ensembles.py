@@ -16,7 +16,7 @@ from pipeline.learn.forests import as_module, boosted_module, fit_trees, flat
 from pipeline.learn.recipe import Row
 from pipeline.learn.table import Table, Tensors
 
-Trees = Mapping[str, Mapping[str, models.Forest]]  # by kind (models.ensemble.TREES) and sensor
+Trees = Mapping[str, Mapping[str, models.Forest]]  # by kind (models.ensemble.BESIDE) and sensor
 
 _COPIES = 2  # augmented copies of each row that trees learn from, beside the row itself
 _TENTHS = 10  # weights are tried in tenths

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from models.ensemble import TREES as TREES_BESIDE
+from models.ensemble import BESIDE
 from models.registry import ENCODERS, METHODS, complete
 from pipeline.learn.fit import Settings
 from pipeline.spec.errors import BadRequest
@@ -60,9 +60,9 @@ class Recipe:
 
     @property
     def trees(self) -> tuple[str, ...]:
-        """Kinds of trees beside the networks, in the order of ``models.ensemble.TREES``."""
-        return tuple(k for k, yes in zip(TREES_BESIDE, (self.forest, self.boost, self.prior),
-                                         strict=True) if yes)
+        """Kinds of trees beside the networks, in the order of ``models.ensemble.BESIDE``."""
+        wanted = (self.forest, self.boost, self.prior)
+        return tuple(kind for kind, yes in zip(BESIDE, wanted, strict=True) if yes)
 
 
 def _settings(**changed: Any):

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 import models
 from models.engine import branch_of
-from models.ensemble import TREES
+from models.ensemble import BESIDE
 from models.methods.individual import Individual
 from pipeline.learn.augment import Augmentation, Layout, augmentations
 from pipeline.learn.fit import Fitted, pick_rows, rates
@@ -88,7 +88,7 @@ def distil(teacher: Trained, row: Row, train: np.ndarray, lesson: Lesson, seed: 
     network = models.build(row.method, row.encoder, options)
     assert isinstance(network, Individual)
     student: nn.Module = network
-    trees = {kind: kept for kind in TREES
+    trees = {kind: kept for kind in BESIDE
              if (kept := _kept(teacher.module, kind, lesson.trees if kind == "forests" else None))}
     if trees:
         student = models.Ensemble([network], trees, int(options["outputs"]))
@@ -115,7 +115,7 @@ def _kept(teacher: nn.Module, kind: str, count: int | None) -> dict[str, models.
     """The first trees (None = all) of one kind of a teacher's, by sensor, if it has any."""
     found = {}
     if isinstance(teacher, models.Ensemble):
-        for sensor, forest in teacher.get_submodule(kind).items():  # type: ignore[operator]
+        for sensor, forest in getattr(teacher, kind).items():
             few = {k: v[:count].clone() for k, v in forest.state_dict().items()}
             trees, nodes = few["feature"].shape
             found[sensor] = models.Forest(trees, nodes, forest.depth, teacher.outputs)

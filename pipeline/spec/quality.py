@@ -29,7 +29,9 @@ class QualityRules:
         few: few observations: fewer steps with data than this.
         steps: of the timeline.
         domain: outside the training domain: dissimilarity index above this, per sensor; None where
-            the checkpoint cannot tell, and no pixel is flagged.
+            the checkpoint cannot tell, and no pixel is flagged by it.
+        needy: sensors whose training always knew the place: where it is unknown, a pixel is
+            outside the training domain, too (its index is infinite).
         classes: whether ``low`` is a probability.
         unit: of ``low``.
     """
@@ -40,6 +42,7 @@ class QualityRules:
     domain: Mapping[str, float | None]
     classes: bool
     unit: str
+    needy: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, task: Task, card: CheckpointCard) -> QualityRules:
@@ -50,6 +53,7 @@ class QualityRules:
             few=int(np.ceil(FEW_SHARE * card.steps)), steps=card.steps,
             domain={key: s.domain_threshold for key, s in card.sensors.items()},
             classes=classes, unit="%" if classes else task.unit,
+            needy=tuple(key for key, s in card.sensors.items() if s.place_needed),
         )
 
     def codes(
@@ -85,6 +89,8 @@ class QualityRules:
         if unknown := ", ".join(k for k, v in limits.items() if v is None):
             parts.append(f"{NOT_COMPUTED} for {unknown} (the checkpoint has no prototypes of its "
                          "training data)")
+        if needy := ", ".join(k for k in limits if k in self.needy):
+            parts.append(f"place unknown, for {needy}")
         return {
             "low confidence": f"{what} {self.low:g} {self.unit}",
             "few observations": f"fewer than {self.few} of {self.steps} steps with data",

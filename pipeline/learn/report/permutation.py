@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class Places:
         size = (_DRAWS + 1, int(self._place.max()) + 1)
         self._swap = np.random.default_rng(0).integers(0, 2, size, np.int8)
         self._swap[0] = 0  # as it was found
+        self._told: dict[tuple[object, ...], float] = {}  # tables and files ask for the same
         self._found: dict[tuple[str, str, float, str], dict[tuple[int, int], Found]] = {}
         for d in done:
             for sensor, found in {**d.cell.found, **together(d.cell, task)}.items():
@@ -61,8 +62,16 @@ class Places:
         Returns:
             p; NaN where no fold is scored for both.
         """
-        mine = self._found.get((row.text, encoder_of(row), share, sensor), {})
-        other = self._found.get((reference.text, encoder_of(reference), share, theirs), {})
+        pair = ((row.text, encoder_of(row), share, sensor),
+                (reference.text, encoder_of(reference), share, theirs))
+        if pair not in self._told:
+            mine, other = (self._found.get(key, {}) for key in pair)
+            self._told[pair] = self._p(mine, other)
+        return self._told[pair]
+
+    def _p(self, mine: Mapping[tuple[int, int], Found],
+           other: Mapping[tuple[int, int], Found]) -> float:
+        """``p`` of what two rows predict from a sensor, by seed and fold."""
         folds = (self._fold(mine[k], other[k]) for k in sorted(mine.keys() & other.keys()))
         moved = [difference for difference in folds if difference is not None]
         if not moved:

@@ -97,9 +97,10 @@ class Standings:
 
         A reference that predicts from nothing but ``all`` stands for every sensor.
         """
-        theirs = sensor if len(self.folds(reference, sensor)) else FUSED
-        both = pd.concat([self.folds(row, sensor), self.folds(reference, theirs)], axis=1,
-                         join="inner")
+        theirs, values = sensor, self.folds(reference, sensor)
+        if values.empty:
+            theirs, values = FUSED, self.folds(reference, FUSED)
+        both = pd.concat([self.folds(row, sensor), values], axis=1, join="inner")
         if self.given:
             both = both.groupby("fold").mean()
         mine, other = both.to_numpy(float).T
